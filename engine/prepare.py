@@ -1,0 +1,128 @@
+"""Frame in, network input out: fill, resample, normalise, pad. Training and live frames pass through here alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.frame import Frame
+from engine.spec import ModelSpec
+
+_COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
+_FLAT = 1e-6  # a local RMS below this share of the largest one holds no contrast
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Network input and the way back to the frame.
+
+    Attributes
+    ----------
+    pixels : (1, C, H, W) float32
+        Normalised, H and W multiples of the model's.
+    scale : (float, float)
+        Frame pixels per network pixel, along y and x.
+    shape : (int, int)
+        Of the part that holds the frame; the rest is padding.
+    """
+
+    pixels: NDArray[np.float32]
+    scale: tuple[float, float]
+    shape: tuple[int, int]
+
+
+def prepare(frame: Frame, spec: ModelSpec) -> Prepared:
+    """Bring a frame to the model's sampling and contrast. Does not change the frame.
+
+    Values that are not finite become part of the mask, masked pixels take the mean of their neighbours.
+    """
+    channels = frame.pixels[None] if frame.pixels.ndim == 2 else frame.pixels
+    height, width = network_shape(frame, spec)
+    padded = [-(-size // spec.multiple) * spec.multiple for size in (height, width)]
+    out = np.zeros((1, len(channels), *padded), np.float32)
+    for channel, pixels in enumerate(channels):
+        image = resample(fill(pixels, frame.mask), (height, width))
+        out[0, channel, :height, :width] = normalise(image, spec.normalise_A / spec.sampling_A, spec.sampling_A)
+    scale = (frame.shape[0] / height, frame.shape[1] / width)
+    return Prepared(out, scale, (height, width))
+
+
+def network_shape(frame: Frame, spec: ModelSpec) -> tuple[int, int]:
+    """Height and width of the frame at the model's sampling."""
+    height, width = (max(1, round(size * frame.sampling_A / spec.sampling_A)) for size in frame.shape)
+    return height, width
+
+
+def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Pixels as float32, masked and non-finite ones replaced by the mean of their valid neighbours.
+
+    Parameters
+    ----------
+    pixels : (H, W) array of any real dtype
+    mask : (H, W) bool array or None, True where there is no measurement
+    """
+    image = pixels.astype(np.float32)
+    if pixels.dtype.kind == "f":
+        finite = np.isfinite(image)
+        if not finite.all():
+            mask = ~finite if mask is None else mask | ~finite
+    if mask is None or not mask.any():
+        return image
+    image[mask] = 0
+    valid = (~mask).astype(np.float32)
+    total = float(valid.sum())
+    if total == 0:
+        return image
+    # Neighbourhoods grow until every masked pixel has a valid one; what is wider than 31 px takes the mean of all.
+    missing = mask.copy()
+    for size in (3, 5, 9, 17, 31):
+        weight = cv2.boxFilter(valid, -1, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        value = cv2.boxFilter(image * valid, -1, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        here = missing & (weight > 0.5)
+        image[here] = value[here] / weight[here]
+        missing &= ~here
+        if not missing.any():
+            return image
+    image[missing] = float((image * valid).sum(dtype=np.float64) / total)
+    return image
+
+
+def resample(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Area average when it gets smaller, cubic when larger; outer edges of the image stay where they are."""
+    if image.shape == shape:
+        return image
+    smaller = shape[0] <= image.shape[0]
+    resized = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    return np.asarray(resized, np.float32)
+
+
+def normalise(image: NDArray[np.float32], sigma_px: float, sampling_A: float) -> NDArray[np.float32]:
+    """Subtract the local mean and divide by the local RMS under a Gaussian window.
+
+    A constant neighbourhood becomes zero, never NaN.
+
+    References
+    ----------
+    Madsen et al., Adv. Theory Simul. 1 (2018) 1800037: sigma 12 A.
+    """
+    height, width = image.shape
+    factor = max(1, round(_COARSE_A / sampling_A))
+    coarse = (max(1, round(width / factor)), max(1, round(height / factor)))
+    sigma = sigma_px * coarse[0] / width
+
+    def local_mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        small = cv2.resize(values, coarse, interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
+
+    def spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR))
+
+    flat = image - spread(local_mean(image))
+    rms = np.sqrt(local_mean(cv2.multiply(flat, flat)))
+    largest = float(rms.max())
+    if not largest > _FLAT * max(1e-30, float(np.abs(image).max())):
+        return np.zeros_like(image)
+    return flat * spread(1 / np.maximum(rms, 1e-3 * largest))

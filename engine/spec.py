@@ -1,0 +1,89 @@
+"""ModelSpec: the JSON beside each ONNX file that says what the network takes, gives and was trained for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a network takes and gives.
+
+    Attributes
+    ----------
+    name, version, family, licence : str
+    classes : tuple of str
+        Name of each class_id, for example ("C",).
+    channels : int
+        Images a sample: 1, or 3 for a defocus triplet.
+    sampling_A : float
+        Pixel size the network works at; frames are resampled to it.
+    normalise_A : float
+        Sigma of the Gaussian window of the local normalisation.
+    stride : int
+        Network input pixels per cell of its output maps.
+    multiple : int
+        Height and width of the network's input are multiples of this.
+    threshold : float
+        Score from which a local maximum counts as an atom.
+    separation_A : float
+        Two atoms are never closer than this.
+    trained : dict of (low, high)
+        Ranges of training: sampling_A, dose_e_A2, voltage_kV, defocus_A, field_A.
+    measured : dict
+        Accuracy on data not trained on, as the evaluation wrote it.
+    sha256 : dict
+        Hash of each weight file by name: "graphene.onnx", "graphene.int8.onnx".
+    """
+
+    name: str
+    version: str
+    family: str
+    licence: str
+    classes: tuple[str, ...]
+    channels: int
+    sampling_A: float
+    normalise_A: float
+    stride: int
+    multiple: int
+    threshold: float
+    separation_A: float
+    trained: dict[str, tuple[float, float]]
+    measured: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSpec:
+        """Read a spec; ModelError names what is missing or unknown."""
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
+            ) from None
+        names = {f.name for f in fields(cls)}
+        needed = names - {"measured", "sha256"}
+        if not isinstance(raw, dict) or not needed <= set(raw) <= names:
+            given = set(raw) if isinstance(raw, dict) else set()
+            raise ModelError(
+                f"{path}: expected the keys of a model spec, missing {sorted(needed - given)}, "
+                f"unknown {sorted(given - names)}: export the model again"
+            )
+        raw["classes"] = tuple(raw["classes"])
+        raw["trained"] = {key: (float(low), float(high)) for key, (low, high) in raw["trained"].items()}
+        return cls(**raw)
+
+    def write(self, path: Path) -> None:
+        """Write the spec as indented JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Frames in over ZeroMQ, atoms out."""

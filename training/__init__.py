@@ -1,0 +1,1 @@
+"""Simulate, fit, evaluate, export."""
