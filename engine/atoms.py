@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Atoms:
         """(N, 2) array of (y, x)."""
         return np.stack([self.y, self.x], axis=1)
 
-    def columns(self) -> dict[str, NDArray[np.generic]]:
+    def columns(self) -> dict[str, NDArray[Any]]:
         """Every array by its name, in the order they travel."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 

@@ -25,6 +25,8 @@ class Frame:
         Electrons per square angstrom in this frame.
     defocus_A : tuple of float, optional
         One defocus for each of the C images.
+    voltage_kV : float, optional
+        Of the microscope.
     """
 
     pixels: NDArray[Any]
@@ -32,6 +34,7 @@ class Frame:
     mask: NDArray[np.bool_] | None = None
     dose_e_A2: float | None = None
     defocus_A: tuple[float, ...] | None = None
+    voltage_kV: float | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -121,8 +121,8 @@ def normalise(image: NDArray[np.float32], sigma_px: float, sampling_A: float) ->
         return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR))
 
     flat = image - spread(local_mean(image))
-    rms = np.sqrt(local_mean(cv2.multiply(flat, flat)))
+    rms = np.sqrt(local_mean(flat * flat))
     largest = float(rms.max())
     if not largest > _FLAT * max(1e-30, float(np.abs(image).max())):
         return np.zeros_like(image)
-    return flat * spread(1 / np.maximum(rms, 1e-3 * largest))
+    return flat * spread(np.reciprocal(np.maximum(rms, 1e-3 * largest)))

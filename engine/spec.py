@@ -39,7 +39,7 @@ class ModelSpec:
     measured : dict
         Accuracy on data not trained on, as the evaluation wrote it.
     sha256 : dict
-        Hash of each weight file by name: "graphene.onnx", "graphene.int8.onnx".
+        Hash of each weight file by name: "graphene.onnx", "graphene.int8.xml", "graphene.int8.bin".
     """
 
     name: str

@@ -1,0 +1,196 @@
+"""Frame in, Atoms out: the steps prepare, infer, locate of one loaded model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from engine.atoms import Atoms
+from engine.errors import FrameError, ModelError
+from engine.frame import Frame
+from engine.network import MAPS, Maps, Network, OpenVinoNetwork, cpu_precisions
+from engine.peaks import find_peaks
+from engine.prepare import Prepared, prepare
+from engine.refine import refine
+from engine.shipped import find_spec, verified_weights
+from engine.spec import ModelSpec
+
+_BACKENDS = ("openvino",)
+_PRECISIONS = ("auto", "f32", "bf16", "int8")
+_TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
+_NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
+
+
+def load_detector(
+    model: str | Path, backend: str = "openvino", precision: str = "auto", threads: int | None = None
+) -> Detector:
+    """Load a shipped model by name, or one of your own by the path of its spec.
+
+    Parameters
+    ----------
+    model : str or Path
+        "graphene", or a .json file with its weights beside it.
+    backend : str
+        "openvino".
+    precision : str
+        "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32.
+    threads : int, optional
+        CPU threads; all cores unless told.
+
+    Raises
+    ------
+    ModelError
+        Unknown or damaged model; backend or precision that this machine or model does not have.
+    """
+    if backend not in _BACKENDS:
+        raise ModelError(f"Expected a backend of {', '.join(_BACKENDS)}, got {backend!r}: choose one of these")
+    path = find_spec(model)
+    spec = ModelSpec.read(path)
+    precision = _choose_precision(precision, spec)
+    weights = verified_weights(spec, path.parent, ".int8.xml" if precision == "int8" else ".onnx")
+    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
+    return Detector(spec, OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads))
+
+
+class Detector:
+    """A loaded model. A context manager; one thread at a time may call it."""
+
+    def __init__(self, spec: ModelSpec, network: Network) -> None:
+        self.spec = spec
+        self._network = network
+
+    @property
+    def backend(self) -> str:
+        """Runtime and precision, for example "openvino int8"."""
+        return self._network.backend
+
+    def detect(self, frame: Frame) -> Atoms:
+        """The atoms of a frame; FrameError where `check` refuses it, whose warnings are not repeated here."""
+        self.check(frame)
+        prepared = self.prepare(frame)
+        maps = self.infer(prepared)
+        return self.locate(frame, prepared, maps)
+
+    def check(self, frame: Frame) -> tuple[str, ...]:
+        """Warnings where a frame is outside of what the model was trained for; FrameError where it is far outside.
+
+        Call it before `prepare`: it bounds what a frame can make that allocate.
+        """
+        _check_pixels(frame, self.spec)
+        return (*_check_geometry(frame, self.spec), *_check_optics(frame, self.spec))
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Network input of a frame."""
+        return prepare(frame, self.spec)
+
+    def infer(self, prepared: Prepared) -> Maps:
+        """Run the network; blocks and releases the GIL."""
+        return self._network.infer(prepared.pixels).crop(prepared.shape, self.spec.stride)
+
+    def locate(self, frame: Frame, prepared: Prepared, maps: Maps) -> Atoms:
+        """Peaks and sub-pixel positions."""
+        if not prepared.pixels.any():  # a constant frame holds no atoms, whatever the network makes of zeros
+            return Atoms.none()
+        radius = self.spec.separation_A / (self.spec.sampling_A * self.spec.stride)
+        peaks = find_peaks(maps, self.spec.threshold, radius)
+        return refine(peaks, maps, frame, prepared, self.spec)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _choose_precision(precision: str, spec: ModelSpec) -> str:
+    quantised = f"{spec.name}.int8.xml" in spec.sha256
+    can = cpu_precisions()
+    if precision == "auto":
+        return "int8" if quantised else "bf16" if "bf16" in can else "f32"
+    if precision not in _PRECISIONS:
+        raise ModelError(f"Expected a precision of {', '.join(_PRECISIONS)}, got {precision!r}: choose one of these")
+    if precision == "int8" and not quantised:
+        raise ModelError(f"Model {spec.name} has no INT8 weights, got precision 'int8': choose 'auto', 'f32' or 'bf16'")
+    if precision == "bf16" and "bf16" not in can:
+        raise ModelError("This CPU does not compute in bf16, got precision 'bf16': choose 'auto' or 'f32'")
+    return precision
+
+
+def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
+    pixels = frame.pixels
+    if pixels.size == 0:
+        raise FrameError("empty_frame", f"Engine expects pixels, got the shape {_by(pixels.shape)}: send whole frames")
+    channels = {2: 1, 3: pixels.shape[0]}.get(pixels.ndim, 0)
+    if channels != spec.channels:
+        want, remedy = (
+            ("H x W", "feed single frames, or load a model for series")
+            if spec.channels == 1
+            else (f"{spec.channels} x H x W", "feed triplets, or load a single-frame model")
+        )
+        raise FrameError("shape_out_of_range", f"Engine expects {want}, got {_by(pixels.shape)}: {remedy}")
+    if frame.mask is not None and frame.mask.shape != frame.shape:
+        raise FrameError(
+            "shape_out_of_range",
+            f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
+        )
+    if pixels.dtype.kind == "f":
+        lost = 1 - np.count_nonzero(np.isfinite(pixels)) / pixels.size
+        if lost > _NOT_FINITE:
+            raise FrameError(
+                "not_finite",
+                f"Engine expects at most {_NOT_FINITE:.0%} of the pixels NaN or infinite, got {lost:.0%}: "
+                "look at the gain and dark references",
+            )
+
+
+def _check_geometry(frame: Frame, spec: ModelSpec) -> list[str]:
+    """Sampling and field of view: warnings up to a fifth outside, refused beyond."""
+    if not (math.isfinite(frame.sampling_A) and frame.sampling_A > 0):
+        raise FrameError(
+            "no_sampling", f"Engine expects a sampling over 0 A/px, got {frame.sampling_A:g}: state the pixel size"
+        )
+    quantities = [
+        ("sampling_A", "sampling", "A/px", frame.sampling_A, "sampling_out_of_range", "check the pixel size"),
+        ("field_A", "height", "A", frame.field_A[0], "shape_out_of_range", "crop or bin the frame"),
+        ("field_A", "width", "A", frame.field_A[1], "shape_out_of_range", "crop or bin the frame"),
+    ]
+    warnings = []
+    for key, name, unit, value, reason, remedy in quantities:
+        low, high = spec.trained.get(key, (0, math.inf))
+        said = f"expects a {name} of {low:g} to {high:g} {unit}, got {value:g}"
+        if not low * (1 - _TOLERANCE) <= value <= high * (1 + _TOLERANCE):
+            raise FrameError(reason, f"Model {spec.name} {said}: {remedy}, or load another model")
+        if not low <= value <= high:
+            warnings.append(f"Model {spec.name} {said}: expect more errors")
+    return warnings
+
+
+def _check_optics(frame: Frame, spec: ModelSpec) -> list[str]:
+    """Dose, voltage and defocus, where known: warnings only."""
+    quantities = [
+        ("dose_e_A2", "dose", "e/A^2", frame.dose_e_A2),
+        ("voltage_kV", "voltage", "kV", frame.voltage_kV),
+        *(("defocus_A", "defocus", "A", defocus) for defocus in frame.defocus_A or ()),
+    ]
+    warnings = []
+    for key, name, unit, value in quantities:
+        low, high = spec.trained.get(key, (-math.inf, math.inf))
+        if value is not None and not low <= value <= high:
+            warnings.append(
+                f"Model {spec.name} expects a {name} of {low:g} to {high:g} {unit}, got {value:g}: expect more errors"
+            )
+    return warnings
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)

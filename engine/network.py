@@ -1,0 +1,161 @@
+"""The network: prepared pixels in, maps out. One Protocol; OpenVINO runs it on the CPU.
+
+`infer` blocks and releases the GIL; one thread at a time may call it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from engine.errors import ModelError
+
+MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination
+_SHAPES_KEPT = 2  # compiled input shapes kept; a third frame size drops the one used longest ago
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Maps:
+    """What the network says of each cell, a square of `stride` network pixels.
+
+    Attributes
+    ----------
+    values : (6 + K', h, w) float32
+        Score, peak, dy, dx, log sigma, contamination, then the probability of each class if there are several.
+    """
+
+    values: NDArray[np.float32]
+
+    @property
+    def score(self) -> NDArray[np.float32]:
+        """(h, w), 0 to 1: an atom is here."""
+        return self.values[0, ...]
+
+    @property
+    def peak(self) -> NDArray[np.float32]:
+        """(h, w): the score where it is a local maximum, else 0."""
+        return self.values[1, ...]
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """(2, h, w): dy, dx from the cell's centre to the atom, in network pixels."""
+        return self.values[2:4]
+
+    @property
+    def log_sigma(self) -> NDArray[np.float32]:
+        """(h, w): logarithm of the position's expected error per axis, in network pixels."""
+        return self.values[4, ...]
+
+    @property
+    def contamination(self) -> NDArray[np.float32]:
+        """(h, w), 0 to 1: the specimen is covered here."""
+        return self.values[5, ...]
+
+    @property
+    def classes(self) -> NDArray[np.float32]:
+        """(K', h, w): probability of each class; K' = 0 for a model of one class."""
+        return self.values[MAPS:]
+
+    def crop(self, shape: tuple[int, int], stride: int) -> Maps:
+        """Only the cells that hold some of the first `shape` network pixels: the rest is padding."""
+        rows, columns = (-(-size // stride) for size in shape)
+        return Maps(self.values[:, :rows, :columns])
+
+
+class Network(Protocol):
+    """A loaded network, ready to run."""
+
+    @property
+    def backend(self) -> str:
+        """Runtime and precision, for example "openvino int8"."""
+
+    def infer(self, pixels: NDArray[np.float32]) -> Maps:
+        """Run on (1, C, H, W) pixels; blocks."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+class OpenVinoNetwork:
+    """A network on the CPU, compiled once for each input shape: static shapes run faster than dynamic ones.
+
+    Parameters
+    ----------
+    path : Path
+        ONNX file, or the .xml of OpenVINO IR.
+    precision : str
+        "f32", "bf16", or "int8" for a file that was quantised.
+    channels, maps : int
+        Channels of its input and output; ModelError where the file has others.
+    threads : int, optional
+        CPU threads; all cores unless told.
+    """
+
+    def __init__(self, path: Path, precision: str, *, channels: int, maps: int, threads: int | None = None) -> None:
+        self._core = ov.Core()
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise ModelError(
+                f"{path}: expected a network in ONNX or OpenVINO IR, got {cause}: export the model again"
+            ) from None
+        _expect_channels(self._model, path, channels, maps)
+        # The arithmetic of an INT8 file's other layers. Unset, some CPUs silently take bf16.
+        hint = ("bf16" if "bf16" in cpu_precisions() else "f32") if precision == "int8" else precision
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
+        self.backend = f"openvino {precision}"
+
+    def infer(self, pixels: NDArray[np.float32]) -> Maps:
+        """Run the network; blocks and releases the GIL.
+
+        Parameters
+        ----------
+        pixels : (1, C, H, W) float32, C-contiguous
+            As `prepare` gives them.
+        """
+        request = self._request(pixels.shape)
+        result = request.infer([pixels], share_inputs=True, share_outputs=True)
+        # COPY: the request writes its next answer into the same buffer.
+        return Maps(result[0][0].copy())
+
+    def close(self) -> None:
+        """Free the compiled networks."""
+        self._requests.clear()
+
+    def _request(self, shape: tuple[int, ...]) -> ov.InferRequest:
+        request = self._requests.pop(shape, None)
+        if request is None:
+            while len(self._requests) >= _SHAPES_KEPT:
+                self._requests.popitem(last=False)
+            self._model.reshape(list(shape))
+            request = self._core.compile_model(self._model, "CPU", self._options).create_infer_request()
+        self._requests[shape] = request
+        return request
+
+
+def cpu_precisions() -> tuple[str, ...]:
+    """Precisions this CPU computes in hardware: "f32", and "bf16", "int8" where it can."""
+    names = {"FP32": "f32", "BF16": "bf16", "INT8": "int8"}
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for key, name in names.items() if key in capabilities)
+
+
+def _expect_channels(model: ov.Model, path: Path, channels: int, maps: int) -> None:
+    ports = [*model.inputs, *model.outputs]
+    got = [port.partial_shape for port in ports]
+    want = [ov.PartialShape([-1, count, -1, -1]) for count in (channels, maps)]
+    if len(ports) != len(want) or not all(a.compatible(b) for a, b in zip(got, want, strict=True)):
+        raise ModelError(
+            f"{path}: expected one input (N, {channels}, H, W) and one output (N, {maps}, h, w), "
+            f"got {', '.join(str(shape) for shape in got)}: export the model again"
+        )

@@ -1,0 +1,73 @@
+"""Maps in, one row an atom out: local maxima over the threshold, ties broken.
+
+The network marks the local maxima; a plateau of equal scores (bf16, INT8) leaves several of them for one atom.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.network import Maps
+
+Cells = NDArray[np.intp]
+
+
+def find_peaks(maps: Maps, threshold: float, radius: float) -> Cells:
+    """Cells that hold an atom.
+
+    Where two peaks lie within the radius the higher one stays, of equal ones the first in reading order.
+
+    Parameters
+    ----------
+    maps : Maps
+        Output of the network.
+    threshold : float
+        Lowest score of an atom, over 0.
+    radius : float
+        Least distance of two atoms, in cells.
+
+    Returns
+    -------
+    (N, 2) intp array
+        Row and column, in reading order; (0, 2) where there is none.
+    """
+    # Over the flat array: np.nonzero of two axes takes many times as long.
+    cells = np.flatnonzero(maps.peak >= threshold)
+    rows, columns = np.divmod(cells, maps.peak.shape[1])
+    peaks = np.stack([rows, columns], axis=1)
+    pairs = _close_pairs(peaks, maps.peak.shape, radius)
+    if len(pairs) == 0:
+        return peaks
+    return peaks[_winners(maps.peak[rows, columns], pairs)]
+
+
+def _close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:
+    """(M, 2) indices of peaks at most `radius` cells apart."""
+    reach = math.floor(radius)
+    number = np.full((shape[0] + reach, shape[1] + 2 * reach), -1, np.intp)
+    rows, columns = peaks[:, 0], peaks[:, 1] + reach
+    number[rows, columns] = np.arange(len(peaks))
+    pairs = [np.empty((0, 2), np.intp)]
+    for dy in range(reach + 1):
+        for dx in range(1 if dy == 0 else -reach, reach + 1):
+            if dy * dy + dx * dx <= radius * radius:
+                other = number[rows + dy, columns + dx]
+                first = np.flatnonzero(other >= 0)
+                pairs.append(np.stack([first, other[first]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _winners(score: NDArray[np.float32], pairs: Cells) -> NDArray[np.bool_]:
+    """True for each peak that stays. Loops over the peaks of plateaus only."""
+    rivals: dict[int, list[int]] = {}
+    for first, second in pairs.tolist():
+        rivals.setdefault(first, []).append(second)
+        rivals.setdefault(second, []).append(first)
+    stays = np.ones(len(score), np.bool_)
+    for peak in sorted(rivals, key=lambda peak: (-score[peak], peak)):
+        if stays[peak]:
+            stays[rivals[peak]] = False
+    return stays

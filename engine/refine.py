@@ -1,0 +1,92 @@
+"""Peaks in, Atoms out: sub-pixel positions and their expected error, in coordinates of the frame."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.atoms import CONTAMINATED, EDGE, Atoms
+from engine.frame import Frame
+from engine.network import Maps
+from engine.peaks import Cells
+from engine.prepare import Prepared
+from engine.spec import ModelSpec
+
+_EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
+_COVERED = 0.5  # contamination from which an atom is flagged
+_CALIBRATION = 1.0  # true error over the predicted one
+_LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
+
+_AROUND = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(2, 9, 1)  # the peak's cell is the fifth
+
+Column = NDArray[np.float32]
+
+
+def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: ModelSpec) -> Atoms:
+    """Atoms of a frame from the peaks of its maps.
+
+    Parameters
+    ----------
+    peaks : (N, 2) intp
+        Cells that hold an atom.
+    maps : Maps
+        Cropped to the frame.
+    frame, prepared, spec
+        What the maps were made from.
+
+    Returns
+    -------
+    Atoms
+        Sorted by y, then x; those whose position lies outside the frame are left out.
+    """
+    rows, columns = peaks[:, 0], peaks[:, 1]
+    # Network pixel to frame pixel: the outer edges of both coincide, pixel centres are integers.
+    scale = np.array(prepared.scale, np.float32)[:, None]
+    y, x = (positions(peaks, maps, spec) + np.float32(0.5)) * scale - np.float32(0.5)
+    sigma = np.exp(np.clip(maps.log_sigma[rows, columns], -_LOG_SIGMA, _LOG_SIGMA))
+    atoms = Atoms(
+        y=y,
+        x=x,
+        class_id=_class_id(maps, peaks),
+        score=maps.score[rows, columns],
+        sigma_pm=sigma * np.float32(_CALIBRATION * spec.sampling_A * 100),
+        agreement=np.ones(len(peaks), np.float32),
+        flags=np.where(maps.contamination[rows, columns] > _COVERED, CONTAMINATED, 0).astype(np.uint8),
+    )
+    to_edge = _distance_to_edge(atoms, frame.shape)
+    atoms.flags[to_edge * frame.sampling_A < _EDGE_A] |= EDGE
+    inside = np.flatnonzero(to_edge >= 0)
+    return atoms.select(inside[np.lexsort((x[inside], y[inside]))])
+
+
+def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:
+    """(2, N) positions in network pixels.
+
+    The peak's cell and the eight around it each predict one; those that agree with the peak's own to within half a
+    separation are averaged, weighted with the inverse of their predicted variance.
+    """
+    height, width = maps.score.shape
+    rows, columns = peaks.T[:, None, :] + _AROUND
+    exists = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+
+    centre = spec.stride * np.stack([rows, columns]) + (spec.stride - 1) / 2
+    predicted = centre + maps.offset[:, rows, columns]
+    apart = np.hypot(*(predicted - predicted[:, 4:5]))
+    agrees = exists & (apart <= spec.separation_A / spec.sampling_A / 2)
+    agrees[4] = True
+    weight = agrees * np.exp(-2 * np.clip(maps.log_sigma[rows, columns], -_LOG_SIGMA, _LOG_SIGMA))
+    return np.asarray((predicted * weight).sum(axis=1) / weight.sum(axis=0), np.float32)
+
+
+def _class_id(maps: Maps, peaks: Cells) -> NDArray[np.uint8]:
+    if len(maps.classes) == 0:
+        return np.zeros(len(peaks), np.uint8)
+    return np.asarray(maps.classes[:, peaks[:, 0], peaks[:, 1]].argmax(axis=0), np.uint8)
+
+
+def _distance_to_edge(atoms: Atoms, shape: tuple[int, int]) -> Column:
+    """Frame pixels to the nearest outer edge of the frame; negative outside, -inf where there is no position."""
+    height, width = shape
+    sides = [atoms.y + 0.5, height - 0.5 - atoms.y, atoms.x + 0.5, width - 0.5 - atoms.x]
+    return np.asarray(np.nan_to_num(np.min(sides, axis=0), nan=-np.inf))
