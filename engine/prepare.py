@@ -12,7 +12,8 @@ from engine.frame import Frame
 from engine.spec import ModelSpec
 
 _COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
-_FLAT = 1e-6  # a local RMS below this share of the largest one holds no contrast
+_FLAT = 1e-6  # a local RMS below this share of the brightest pixel holds no contrast
+_LARGEST = 1e15  # beyond it no camera counts, and squares leave float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,8 @@ class Prepared:
 def prepare(frame: Frame, spec: ModelSpec) -> Prepared:
     """Bring a frame to the model's sampling and contrast. Does not change the frame.
 
-    Values that are not finite become part of the mask, masked pixels take the mean of their neighbours.
+    Values that no camera counts (NaN, infinity, beyond 1e15) join the mask, masked pixels take the mean of their
+    neighbours.
     """
     channels = frame.pixels[None] if frame.pixels.ndim == 2 else frame.pixels
     height, width = network_shape(frame, spec)
@@ -57,18 +59,19 @@ def network_shape(frame: Frame, spec: ModelSpec) -> tuple[int, int]:
 
 
 def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Pixels as float32, masked and non-finite ones replaced by the mean of their valid neighbours.
+    """Pixels as float32, those that are masked or no count replaced by the mean of their valid neighbours.
 
     Parameters
     ----------
     pixels : (H, W) array of any real dtype
     mask : (H, W) bool array or None, True where there is no measurement
     """
-    image = pixels.astype(np.float32)
-    if pixels.dtype.kind == "f":
-        finite = np.isfinite(image)
-        if not finite.all():
-            mask = ~finite if mask is None else mask | ~finite
+    with np.errstate(over="ignore"):
+        image = pixels.astype(np.float32)
+    if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 4:
+        counted = np.abs(image) < _LARGEST  # False for NaN
+        if not counted.all():
+            mask = ~counted if mask is None else mask | ~counted
     if mask is None or not mask.any():
         return image
     image[mask] = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,10 @@ class ModelSpec:
                 f"{path}: expected the keys of a model spec, missing {sorted(needed - given)}, "
                 f"unknown {sorted(given - names)}: export the model again"
             )
+        for key, value in raw.items():
+            valid, expected = _VALUES[key]
+            if not valid(value):
+                raise ModelError(f"{path}: expected {expected} as {key}, got {value!r}: export the model again")
         raw["classes"] = tuple(raw["classes"])
         raw["trained"] = {key: (float(low), float(high)) for key, (low, high) in raw["trained"].items()}
         return cls(**raw)
@@ -82,6 +88,60 @@ class ModelSpec:
     def write(self, path: Path) -> None:
         """Write the spec as indented JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_file_name(value: Any) -> bool:
+    return _is_text(value) and Path(value).name == value
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_ranges(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_is_range, value.values()))
+
+
+def _is_range(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 2 and all(type(limit) in (int, float) for limit in value)
+    return numbers and value[0] <= value[1]
+
+
+# What each key of the file may hold, and how it is told.
+_TEXT, _COUNT, _POSITIVE = (_is_text, "a text"), (_is_count, "a whole number over 0"), (_is_positive, "a number over 0")
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_file_name, "a file name without folders"),
+    "version": _TEXT,
+    "family": _TEXT,
+    "licence": _TEXT,
+    "classes": (_are_names, "a list of names"),
+    "channels": _COUNT,
+    "sampling_A": _POSITIVE,
+    "normalise_A": _POSITIVE,
+    "stride": _COUNT,
+    "multiple": _COUNT,
+    "threshold": _POSITIVE,
+    "separation_A": _POSITIVE,
+    "trained": (_are_ranges, "ranges [low, high]"),
+    "measured": (_is_mapping, "an object"),
+    "sha256": (_is_mapping, "an object"),
+}
 
 
 def file_sha256(path: Path) -> str:

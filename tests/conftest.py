@@ -11,11 +11,16 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Frame, ModelSpec
 from engine.spec import file_sha256
+
+# The first example compiles a network; on a busy machine any may be slow.
+settings.register_profile("atomstream", deadline=None, max_examples=40)
+settings.load_profile("atomstream")
 
 BLOB_A = 0.4  # sigma of a blob: what the tiny network takes for an atom
 _WINDOW_PX = 1.5  # sigma of the window in which it takes the centroid
@@ -42,6 +47,12 @@ TINY = ModelSpec(
         "field_A": (5.0, 250.0),
     },
 )
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> ModelSpec:
+    """The spec of the tiny model, without hashes."""
+    return TINY
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import ModelError
+from engine.network import Maps, OpenVinoNetwork, cpu_precisions
+
+
+@pytest.fixture
+def network(tiny_model):
+    network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6)
+    yield network
+    network.close()
+
+
+def pixels(height, width, seed=0):
+    return np.random.default_rng(seed).normal(size=(1, 1, height, width)).astype(np.float32)
+
+
+class CountingCore:
+    """Counts compilations and keeps what they were told."""
+
+    def __init__(self, core):
+        self.core, self.shapes, self.options = core, [], []
+
+    def compile_model(self, model, device, options):
+        self.shapes.append(tuple(model.inputs[0].shape))
+        self.options.append(options)
+        return self.core.compile_model(model, device, options)
+
+
+def test_maps_name_their_channels():
+    values = np.arange(8, dtype=np.float32)[:, None, None] * np.ones((2, 3), np.float32)
+    maps = Maps(values)
+    named = (maps.score, maps.peak, *maps.offset, maps.log_sigma, maps.contamination, *maps.classes)
+    assert [part.shape for part in named] == [(2, 3)] * 8
+    assert [part[0, 0] for part in named] == list(range(8))
+    assert Maps(values[:6]).classes.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(("shape", "cells"), [((8, 8), (4, 4)), ((7, 5), (4, 3)), ((1, 2), (1, 1))])
+def test_crop_keeps_every_cell_that_holds_some_of_the_frame(shape, cells):
+    assert Maps(np.zeros((6, 4, 4), np.float32)).crop(shape, 2).score.shape == cells
+
+
+def test_infer_gives_one_cell_a_stride(network):
+    maps = network.infer(pixels(32, 48))
+    assert maps.values.shape == (6, 16, 24)
+    assert maps.values.dtype == np.float32
+    assert network.backend == "openvino f32"
+    peaks = maps.peak > 0
+    assert 0 < peaks.sum() < peaks.size
+    np.testing.assert_array_equal(maps.peak[peaks], maps.score[peaks])
+
+
+def test_an_answer_is_not_overwritten_by_the_next(network):
+    first = network.infer(pixels(32, 32, seed=1)).values
+    kept = first.copy()
+    network.infer(pixels(32, 32, seed=2))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_the_two_shapes_used_last_stay_compiled(network):
+    core = network._core = CountingCore(network._core)
+    for side in (16, 32, 16, 48, 16, 32, 48):
+        network.infer(pixels(side, side))
+    assert [shape[-1] for shape in core.shapes] == [16, 32, 48, 32, 48]
+
+
+def test_the_answer_does_not_depend_on_the_shapes_before(network):
+    image = pixels(32, 32)
+    first = network.infer(image).values
+    for side in (16, 48, 64):
+        network.infer(pixels(side, side))
+    np.testing.assert_array_equal(network.infer(image).values, first)
+
+
+def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model):
+    network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=1)
+    core = network._core = CountingCore(network._core)
+    network.infer(pixels(16, 16))
+    assert core.options == [
+        {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}
+    ]
+    compiled = next(iter(network._requests.values())).get_compiled_model()
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert core.core.get_property("CPU", "CACHE_DIR") == ""
+
+
+def test_ir_answers_as_onnx_does(build_tiny_model, network):
+    path = build_tiny_model(int8=True).with_suffix(".int8.xml")
+    ir = OpenVinoNetwork(path, "int8", channels=1, maps=6)
+    assert ir.backend == "openvino int8"
+    np.testing.assert_allclose(ir.infer(pixels(32, 32)).values, network.infer(pixels(32, 32)).values, atol=0.02)
+
+
+def test_every_cpu_computes_in_f32():
+    assert "f32" in cpu_precisions()
+
+
+@pytest.mark.parametrize(("channels", "maps"), [(3, 6), (1, 8)])
+def test_other_channels_are_refused(tiny_model, channels, maps):
+    with pytest.raises(ModelError, match=rf"expected one input \(N, {channels}, H, W\) and one output \(N, {maps}"):
+        OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=channels, maps=maps)
+
+
+@pytest.mark.parametrize("name", ["broken.onnx", "broken.xml", "missing.onnx"])
+def test_a_file_that_is_no_network_is_refused_in_one_line(tmp_path: Path, name):
+    if name.startswith("broken"):
+        (tmp_path / name).write_bytes(b"not a network")
+    with pytest.raises(ModelError, match="expected a network in ONNX or OpenVINO IR") as caught:
+        OpenVinoNetwork(tmp_path / name, "f32", channels=1, maps=6)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,75 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from engine import ModelError, ModelSpec
+from engine.spec import file_sha256
+
+
+def test_read_gives_back_what_was_written(tiny_spec, tmp_path):
+    spec = replace(tiny_spec, classes=("Mo", "S"), measured={"f1": {"1e4": 0.95}}, sha256={"tiny.onnx": "ab"})
+    spec.write(tmp_path / "tiny.json")
+    assert ModelSpec.read(tmp_path / "tiny.json") == spec
+
+
+def test_what_was_measured_may_be_missing(tiny_spec, tmp_path):
+    path = tmp_path / "tiny.json"
+    tiny_spec.write(path)
+    raw = json.loads(path.read_text())
+    del raw["measured"], raw["sha256"]
+    path.write_text(json.dumps(raw))
+    assert ModelSpec.read(path) == tiny_spec
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "expected a model spec in JSON"),
+        ("[1, 2]", "missing ['channels'"),
+        ('{"name": "x", "colour": "red"}', "unknown ['colour']"),
+        ("\x80", "expected a model spec in JSON"),
+    ],
+)
+def test_a_damaged_spec_says_what_is_wrong(tmp_path, content, said):
+    path = tmp_path / "bad.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ModelError) as caught:
+        ModelSpec.read(path)
+    assert said in str(caught.value)
+    assert "bad.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trained", {"sampling_A": 3}),
+        ("trained", {"sampling_A": [1, "much"]}),
+        ("trained", []),
+        ("classes", []),
+        ("classes", "C"),
+        ("classes", 3),
+        ("sampling_A", "fine"),
+        ("sampling_A", 0),
+        ("channels", 1.5),
+        ("threshold", 0),
+        ("name", "../other"),
+        ("sha256", []),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(tiny_spec, tmp_path, key, value):
+    path = tmp_path / "bad.json"
+    tiny_spec.write(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ModelError, match=key):
+        ModelSpec.read(path)
+
+
+def test_a_missing_spec_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.json: expected a model spec"):
+        ModelSpec.read(tmp_path / "none.json")
+
+
+def test_hash_of_a_file(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
