@@ -167,6 +167,6 @@ class TestRefine:
         cells = np.array([[6, 6], [8, 13], [13, 7]])
         moved = Maps(np.roll(maps.values, (down, right), axis=(1, 2)))
         before = refined(maps, cells, tiny_spec)
-        after = refined(moved, cells + [down, right], tiny_spec)
+        after = refined(moved, cells + np.array([down, right]), tiny_spec)
         np.testing.assert_allclose(after.positions - before.positions, [[2 * down, 2 * right]] * 3, atol=1e-4)
         np.testing.assert_array_equal(after.sigma_pm, before.sigma_pm)
