@@ -74,7 +74,6 @@ def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:
     predicted = centre + maps.offset[:, rows, columns]
     apart = np.hypot(*(predicted - predicted[:, 4:5]))
     agrees = exists & (apart <= spec.separation_A / spec.sampling_A / 2)
-    agrees[4] = True
     weight = agrees * np.exp(-2 * np.clip(maps.log_sigma[rows, columns], -_LOG_SIGMA, _LOG_SIGMA))
     return np.asarray((predicted * weight).sum(axis=1) / weight.sum(axis=0), np.float32)
 
