@@ -1,0 +1,80 @@
+"""The command `atomstream`: one parser, one module a sub-command, imported when it is the one asked for.
+
+Every mistake of a user ends as one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+from engine.errors import AtomstreamError, ConfigError
+from stream.config import did_you_mean
+
+COMMANDS = ("detect", "serve", "replay", "camera", "watch", "overlay", "models", "doctor", "demo")
+
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours, and that guesses no abbreviations."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"expected what '{self.prog} --help' lists, got: {message}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        status: int = options.run(options)
+        return status
+    except AtomstreamError as error:
+        text = " ".join(str(error).split())
+        print(f"atomstream: {'e' + text[1:] if text.startswith('Expected ') else text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone, as after `| head`; Python must not try to flush to it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Options of the command line; ConfigError for what is not known."""
+    parser = _Parser(prog="atomstream", description="Finds the atoms in a microscope's live picture.")
+    parser.add_argument("--version", action="version", version=f"atomstream {version('atomstream')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None and name not in COMMANDS:
+        raise ConfigError(f"expected a command, got {name!r}: {did_you_mean(name, COMMANDS)}")
+    for command in COMMANDS if name is None else (name,):
+        module = import_module(f"stream.{command}")
+        added = commands.add_parser(command, help=module.HELP, description=module.__doc__, allow_abbrev=False)
+        module.add_arguments(added)
+        added.set_defaults(run=module.run)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = list(commands.choices[options.command]._option_string_actions)
+        raise ConfigError(
+            f"expected the options of 'atomstream {options.command}', got {unknown[0]!r}: "
+            f"{did_you_mean(unknown[0].partition('=')[0], known)}"
+        )
+    return options
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,209 @@
+"""The options of `atomstream serve`: one typed table, read from a commented TOML file and from flags of the same names.
+
+Flags override the file. Unknown keys, wrong types and combinations that cannot work are ConfigErrors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import re
+import textwrap
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from engine.errors import ConfigError, FileError
+
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _option(
+    default: Any, text: str, *, section: str = "", choices: tuple[str, ...] = (), least: float = -math.inf
+) -> Any:
+    """A field with what the file's comments, the flags' help and the checks need; `section` opens one in the file."""
+    return field(default=default, metadata={"help": text, "section": section, "choices": choices, "least": least})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Everything `serve` can be told."""
+
+    source_name: str = _option(
+        "camera", "name of this source in every topic, result and metric: 1 to 64 of A-Z a-z 0-9 _ -", section="Source"
+    )
+
+    model: str = _option("graphene", "a shipped model by name, or the path of a model spec .json", section="Model")
+    backend: str = _option("openvino", "what runs the network")
+    precision: str = _option("auto", "auto, f32, bf16 or int8; auto takes the fastest that the model and CPU have")
+    threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1)
+
+    input: str = _option("tcp://127.0.0.1:5555", "endpoint that frames come from", section="Frames in")
+    input_role: str = _option("connect", "who waits for whom", choices=("connect", "bind"))
+    socket: str = _option("sub", "sub for a sender's PUB, pull for a sender's PUSH", choices=("sub", "pull"))
+    policy: str = _option(
+        "latest",
+        "latest: the newest frame is processed, older waiting ones are dropped and counted; "
+        "lossless: none is dropped, the sender is held back (needs socket = pull)",
+        choices=("latest", "lossless"),
+    )
+    queue_frames: int = _option(8, "frames that may wait with policy lossless", least=1)
+    receive_hwm: int = _option(16, "messages ZeroMQ may hold on the way in (its high-water mark)", least=1)
+    max_frame_MB: float = _option(256.0, "a larger frame is dropped, in 10^6 bytes", least=0.001)
+    max_frame_pixels: int = _option(67_108_864, "a frame of more pixels is dropped", least=1)
+    axis_order: str = _option(
+        "auto",
+        "order of the header's shape; auto: height first, but width first where htype is a list (ADZMQ up to 1.3)",
+        choices=("auto", "height_first", "width_first"),
+    )
+
+    sampling: float | None = _option(
+        None, "A/px, for frames whose header has none", section="What a frame's header may leave out", least=1e-6
+    )
+    dose: float | None = _option(None, "e/A^2 in a frame; else from the counts where the gain is known", least=0)
+    gain: float | None = _option(None, "counts per electron", least=1e-12)
+    offset: float | None = _option(None, "counts of a pixel without electrons; not used beside a dark reference")
+    frame_interval: float | None = _option(
+        None, "seconds from frame to frame, whatever the header says; unset: header, timestamps or arrivals", least=1e-6
+    )
+
+    dark_reference: str | None = _option(
+        None, ".npy of the frame's shape, subtracted from the counts", section="Detector"
+    )
+    gain_reference: str | None = _option(None, ".npy of the frame's shape, multiplied after the dark is subtracted")
+    saturated_counts: float | None = _option(
+        None,
+        "pixels of so many counts or more are filled from their neighbours; 0: none; "
+        "unset: those at the largest value of a 16-bit or wider integer type",
+        least=0,
+    )
+
+    output: str = _option("tcp://127.0.0.1:5556", "endpoint that results are published at", section="Results out")
+    send_hwm: int = _option(100, "results ZeroMQ may hold for a slow subscriber before it loses some", least=1)
+    preview_rate: float = _option(10.0, "preview pictures a second; 0: none", least=0)
+    preview_size: int = _option(512, "longer side of a preview in pixels", least=16)
+    status_interval: float = _option(1.0, "seconds from status to status", least=0.05)
+
+    metrics_host: str = _option("127.0.0.1", "address of the Prometheus metrics", section="Metrics")
+    metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0)
+
+    stop_after_seconds: float | None = _option(None, "end by itself after so long", section="End", least=0)
+    stop_after_frames: int | None = _option(None, "end by itself once so many frames are processed or dropped", least=1)
+    json: bool = _option(False, "end with a line of JSON: what was received, processed and dropped, and how fast")
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _check(option, getattr(self, option.name))
+        if not _LABEL.fullmatch(self.source_name):
+            raise ConfigError(f"source_name: expected 1 to 64 of A-Z a-z 0-9 _ -, got {self.source_name!r}: rename it")
+        if self.policy == "lossless" and self.socket == "sub":
+            raise ConfigError(
+                "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "
+                "slow SUB, so send with PUSH and set socket = pull, or choose policy 'latest'"
+            )
+        if self.metrics_port > 65535:
+            raise ConfigError(f"metrics_port: expected 0 to 65535, got {self.metrics_port}: choose a free port")
+
+
+def read_config(path: Path | None, flags: Mapping[str, str | bool | None]) -> ServeConfig:
+    """The file's values, then the flags' over them; a flag that is None was not given."""
+    options = {option.name: option for option in fields(ServeConfig)}
+    values = {} if path is None else _read_toml(path)
+    for name, text in flags.items():
+        if text is not None:
+            values[name] = _parse(options[name], text) if isinstance(text, str) else text
+    for name in values:
+        if name not in options:
+            raise ConfigError(f"{path}: expected a known option, got {name!r}: {did_you_mean(name, options)}")
+    return ServeConfig(**values)
+
+
+def config_text(config: ServeConfig) -> str:
+    """The configuration as commented TOML; options that are unset are commented out."""
+    lines = [
+        "# Atomstream: options of `atomstream serve --config FILE`. A flag of the same name overrides a value here."
+    ]
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.metadata["section"]:
+            lines += ["", f"# ---- {option.metadata['section']} ----"]
+        lines += textwrap.wrap(_help(option), 116, initial_indent="# ", subsequent_indent="# ")
+        lines.append(f"# {option.name} =" if value is None else f"{option.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """A flag for every option; what is not given stays None."""
+    for option in fields(ServeConfig):
+        flag, text = f"--{option.name.replace('_', '-')}", _help(option).replace("%", "%%")
+        if _type(option) is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            default = "" if option.default is None else f" (default: {option.default})"
+            parser.add_argument(flag, metavar=_type(option).__name__.upper(), help=text + default)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The remedy for a name that is not known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: expected a configuration file, got {error.strerror}: check the path") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected TOML, got {' '.join(str(error).split())}: correct the line") from None
+
+
+def _type(option: dataclasses.Field[Any]) -> type:
+    """The type of an option without its None."""
+    hint = get_type_hints(ServeConfig)[option.name]
+    kind: type = (get_args(hint) or (hint,))[0]
+    return kind
+
+
+def _help(option: dataclasses.Field[Any]) -> str:
+    text: str = option.metadata["help"]
+    choices: tuple[str, ...] = option.metadata["choices"]
+    return f"{text} ({' or '.join(choices)})" if choices else text
+
+
+def _parse(option: dataclasses.Field[Any], text: str) -> Any:
+    """A flag's text as the option's type."""
+    kind = _type(option)
+    try:
+        return kind(text)
+    except ValueError:
+        raise _wrong(option, _WORDS[kind], text) from None
+
+
+def _check(option: dataclasses.Field[Any], value: Any) -> None:
+    kind, choices = _type(option), option.metadata["choices"]
+    least: float = option.metadata["least"]
+    if value is None and option.default is None:
+        return
+    # In Python a bool is an int, and in TOML 1 is no float: the first is a mistake here, the second is meant.
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise _wrong(option, _WORDS[kind], value)
+    if choices and value not in choices:
+        raise _wrong(option, " or ".join(choices), value)
+    if isinstance(value, int | float) and not least <= value < math.inf:
+        raise _wrong(option, f"{_WORDS[kind]} from {least:g} up" if math.isfinite(least) else "a finite number", value)
+
+
+def _wrong(option: dataclasses.Field[Any], expected: str, got: object) -> ConfigError:
+    return ConfigError(f"{option.name}: expected {expected}, got {got!r}: {option.metadata['help']}")
+
+
+def _toml(value: Any) -> str:
+    # JSON's numbers, booleans and strings are also TOML's.
+    return json.dumps(value, ensure_ascii=False)

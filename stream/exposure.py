@@ -1,0 +1,101 @@
+"""One exposure on its way: what the receive thread makes of a message, the engine thread of that, the publish thread.
+
+Times named `_s` count from an arbitrary moment unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.atoms import Atoms
+from engine.frame import Frame
+from engine.network import Maps
+from engine.prepare import Prepared
+from stream.messages import Message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exposure:
+    """A frame received.
+
+    Attributes
+    ----------
+    epoch : int
+        Its series, counted from 1.
+    arrival_s, decoded_s : float
+        When the message was taken from the socket, and when it was read.
+    transport_s : float or None
+        Sender's timestamp to arrival, the clock difference taken off; None without a timestamp.
+    interval_s, clock_difference_s : float or None
+        None while unknown.
+    dose_total_e_A2 : float
+        Of all frames up to this one.
+    """
+
+    message: Message
+    frame: Frame
+    epoch: int
+    arrival_s: float
+    decoded_s: float
+    transport_s: float | None
+    interval_s: float | None
+    clock_difference_s: float | None
+    dose_total_e_A2: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inferred:
+    """An exposure that went through the network; `frame` has the references applied."""
+
+    exposure: Exposure
+    frame: Frame
+    prepared: Prepared
+    maps: Maps
+    warnings: tuple[str, ...]
+    begun_s: float
+    prepared_s: float
+    inferred_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The atoms of an exposure, and how long they took.
+
+    Attributes
+    ----------
+    stages_s : dict
+        Seconds in decode, wait, prepare, network, locate.
+    age_s, latency_s : float
+        Arrival to answer; sender's timestamp to answer, or the age where there is no timestamp.
+    in_time : bool or None
+        Whether the latency is within the frame interval; None while that is unknown.
+    """
+
+    inferred: Inferred
+    atoms: Atoms
+    stages_s: dict[str, float]
+    age_s: float
+    latency_s: float
+    in_time: bool | None
+
+    @classmethod
+    def of(cls, inferred: Inferred, atoms: Atoms, taken_s: float, answered_s: float) -> Answer:
+        """From when the publish thread took it to when its atoms were there."""
+        exposure = inferred.exposure
+        waited_s = (inferred.begun_s - exposure.decoded_s) + (taken_s - inferred.inferred_s)
+        age_s = answered_s - exposure.arrival_s
+        latency_s = age_s + (exposure.transport_s or 0.0)
+        return cls(
+            inferred,
+            atoms,
+            stages_s={
+                "decode": exposure.decoded_s - exposure.arrival_s,
+                "wait": waited_s,
+                "prepare": inferred.prepared_s - inferred.begun_s,
+                "network": inferred.inferred_s - inferred.prepared_s,
+                "locate": answered_s - taken_s,
+            },
+            age_s=age_s,
+            latency_s=latency_s,
+            in_time=None if exposure.interval_s is None else latency_s <= exposure.interval_s,
+        )

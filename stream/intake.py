@@ -1,0 +1,86 @@
+"""A message in, an exposure out: decoded, put in its series, booked, completed with what the header leaves out.
+
+Belongs to the receive thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from engine.errors import FrameError
+from engine.frame import Frame
+from stream.accounting import Accounting
+from stream.clock import ClockDifference, FrameInterval
+from stream.config import ServeConfig
+from stream.exposure import Exposure
+from stream.messages import Message, Part, Rules, decode
+from stream.metrics import Metrics
+from stream.references import References, mean_dose
+from stream.series import SeriesTracker
+
+
+class Intake:
+    """What is known of one source's frames so far."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        references: References,
+        accounting: Accounting,
+        metrics: Metrics,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._config = config
+        self._dark_mean = references.dark_mean
+        self._accounting = accounting
+        self._metrics = metrics
+        self._now = now
+        self._tracker = SeriesTracker()
+        self._interval = FrameInterval(config.frame_interval)
+        self._clock = ClockDifference()
+        self.rules = Rules(
+            round(config.max_frame_MB * 1e6), config.max_frame_pixels, config.axis_order, config.saturated_counts
+        )
+        self.interval_s: float | None = None
+        self.clock_difference_s: float | None = None
+
+    def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure:
+        """Read and book one message; FrameError with its reason where it is no frame that can be processed."""
+        message = decode(parts, self.rules)
+        timestamp_s = message.timestamp_s
+        place = self._tracker.place(message.series, message.number)
+        self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
+        self.clock_difference_s = self._clock.add(timestamp_s, arrival_since_1970_s)
+        sampling_A = message.sampling_A or self._config.sampling
+        dose_e_A2 = self._dose(message, sampling_A)
+        dose_total_e_A2 = self._accounting.exposed(place.missing, dose_e_A2)
+        self._metrics.exposed(place.missing, dose_e_A2, self.interval_s)
+        if sampling_A is None:
+            raise FrameError("no_sampling", "Expected a sampling in A/px, got none: send it, or set sampling")
+        voltage_kV = None if message.voltage_V is None else message.voltage_V / 1e3
+        transport_s = None
+        if timestamp_s is not None and self.clock_difference_s is not None:
+            transport_s = arrival_since_1970_s - timestamp_s - self.clock_difference_s
+        return Exposure(
+            message=message,
+            frame=Frame(message.pixels, sampling_A, message.mask, dose_e_A2, message.defocus_A, voltage_kV),
+            epoch=place.epoch,
+            arrival_s=arrival_s,
+            decoded_s=self._now(),
+            transport_s=transport_s,
+            interval_s=self.interval_s,
+            clock_difference_s=self.clock_difference_s,
+            dose_total_e_A2=dose_total_e_A2,
+        )
+
+    def _dose(self, message: Message, sampling_A: float | None) -> float | None:
+        """As the sender says, else as configured, else from the counts."""
+        config = self._config
+        stated = config.dose if message.dose_e_A2 is None else message.dose_e_A2
+        gain = message.gain or config.gain
+        if stated is not None or gain is None or sampling_A is None:
+            return stated
+        offsets = (self._dark_mean, message.offset, config.offset, 0.0)
+        offset = next(one for one in offsets if one is not None)
+        return mean_dose(message.pixels, message.mask, sampling_A, gain, offset)

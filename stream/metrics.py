@@ -1,0 +1,123 @@
+"""What Prometheus reads. Every label is there from the start, so that an alert works at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+
+from engine.errors import ConfigError
+from stream.accounting import REASONS
+
+STAGES = ("decode", "wait", "prepare", "network", "locate", "publish")
+
+_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+
+
+class Metrics:
+    """The metrics of one source, in a registry of their own."""
+
+    def __init__(
+        self, source: str, model: str, backend: str, classes: tuple[str, ...], queue: Callable[[], int]
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"atomstream_{name}", text, ("source", *labels), registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"atomstream_{name}", text, ("source", *labels), registry=self.registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(
+                f"atomstream_{name}", text, ("source", *labels), registry=self.registry, buckets=_BUCKETS_S
+            )
+
+        dropped = counter("frames_dropped", "Frames that were not answered, by reason", "reason")
+        stages = histogram("stage_seconds", "Time a frame spent in a stage", "stage")
+        atoms = gauge("atoms", "Atoms in the last frame", "class")
+        self._received = counter("frames_received", "Messages that came").labels(source)
+        self._processed = counter("frames_processed", "Frames answered").labels(source)
+        self._dropped = {reason: dropped.labels(source, reason) for reason in REASONS}
+        self._missing = counter("frames_missing", "Gaps in the sender's frame numbers").labels(source)
+        self._stages = {stage: stages.labels(source, stage) for stage in STAGES}
+        self._latency = histogram("latency_seconds", "Sender's timestamp to answer, else arrival").labels(source)
+        self._late = counter("deadline_missed", "Frames answered later than their frame interval").labels(source)
+        self._interval = gauge("frame_interval_seconds", "Time from frame to frame").labels(source)
+        self._atoms = [atoms.labels(source, name) for name in classes]
+        self._dose = counter("dose_electrons_per_square_angstrom", "Dose of all frames received").labels(source)
+        gauge("queue_frames", "Frames that wait for the engine").labels(source).set_function(queue)
+        gauge("build_info", "What runs", "version", "model", "backend").labels(
+            source, version("atomstream"), model, backend
+        ).set(1)
+
+    def received(self) -> None:
+        """One more message came."""
+        self._received.inc()
+
+    def exposed(self, missing: int, dose_e_A2: float | None, interval_s: float | None) -> None:
+        """It holds a frame."""
+        self._missing.inc(missing)
+        self._dose.inc(dose_e_A2 or 0.0)
+        if interval_s is not None:
+            self._interval.set(interval_s)
+
+    def dropped(self, reason: str) -> None:
+        """One frame will not be answered."""
+        self._dropped[reason].inc()
+
+    def processed(
+        self, latency_s: float, in_time: bool | None, stages_s: Mapping[str, float], class_id: NDArray[np.uint8]
+    ) -> None:
+        """One frame was answered."""
+        self._processed.inc()
+        self._latency.observe(latency_s)
+        if in_time is False:
+            self._late.inc()
+        for stage, seconds in stages_s.items():
+            self._stages[stage].observe(seconds)
+        for gauge, count in zip(self._atoms, np.bincount(class_id, minlength=len(self._atoms)), strict=False):
+            gauge.set(int(count))
+
+    def serve(self, host: str, port: int) -> MetricsServer:
+        """Serve them over HTTP until the context ends; ConfigError where the port is not free."""
+        return MetricsServer(self.registry, host, port)
+
+
+class MetricsServer:
+    """An HTTP server in a thread of its own."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics_port: expected a free port, got {host}:{port} ({error.strerror}): "
+                "stop the other program, choose another port, or 0 for no metrics"
+            ) from None
+        self.port = self._server.server_port
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

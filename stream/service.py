@@ -1,0 +1,274 @@
+"""Frames in, atoms out: three threads, receive and decode, engine, publish, and what waits between them.
+
+While the publish thread locates the atoms of one frame, the network already runs on the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import replace
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from engine.detector import Detector
+from engine.errors import FrameError
+from stream.accounting import REASONS, Accounting, Totals
+from stream.config import ServeConfig
+from stream.exposure import Answer, Exposure, Inferred
+from stream.intake import Intake
+from stream.journal import Journal
+from stream.metrics import Metrics
+from stream.publisher import Publisher, atoms_header, draw_preview, milliseconds, model_header, preview_header
+from stream.receiver import Receiver
+from stream.references import References
+from stream.slots import BoundedQueue, LatestSlot, Slot
+
+_TICK_S = 0.1  # how soon a thread that waits sees that it should stop
+_FINISH_S = 10.0  # how long policy lossless may go on with what waits once it is told to stop
+_EVENTS_KEPT = 100
+_CUT_OFF = 2  # ZeroMQ cuts a sender off at so many times the limit: what is less over it is a counted drop
+
+
+class Service:
+    """The live path with its threads. A context manager: it runs inside, and stops at the end.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    detector : Detector
+        Belongs to the service's threads while it runs.
+    """
+
+    def __init__(self, config: ServeConfig, detector: Detector) -> None:
+        self._config = config
+        self._detector = detector
+        self._references = References.read(config.dark_reference, config.gain_reference)
+        self._model = model_header(detector.spec, detector.backend)
+        self._slot: Slot[Exposure] = LatestSlot() if config.policy == "latest" else BoundedQueue(config.queue_frames)
+        self._handover: Slot[Inferred] = BoundedQueue(1)
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._journal = Journal(self._tell_fault, time.monotonic)
+        self._stopping = Event()
+        self._shown: Exposure | None = None
+        self._next_preview_s = 0.0
+        self._begun_s = time.perf_counter()
+        self._status_before = (self._begun_s, 0, 0)
+        self._threads = [
+            Thread(target=loop, name=name, daemon=True)
+            for name, loop in (("receive", self._receive), ("engine", self._infer), ("publish", self._publish))
+        ]
+        self.accounting = Accounting()
+        self.metrics = Metrics(
+            config.source_name, detector.spec.name, detector.backend, detector.spec.classes, self._slot.__len__
+        )
+        self._intake = Intake(config, self._references, self.accounting, self.metrics)
+        self.status: dict[str, Any] = self._status(self._begun_s)
+
+    def __enter__(self) -> Self:
+        config = self._config
+        with ExitStack() as stack:
+            context = zmq.Context()
+            stack.callback(context.term)
+            self._publisher = stack.enter_context(
+                Publisher(context, config.output, config.source_name, config.send_hwm)
+            )
+            self._receiver = stack.enter_context(
+                Receiver(
+                    context,
+                    config.input,
+                    socket=config.socket,
+                    role=config.input_role,
+                    hwm=config.receive_hwm,
+                    max_bytes=_CUT_OFF * self._intake.rules.max_bytes,
+                    fault=lambda message: self._journal.fault("connection", message),
+                )
+            )
+            if config.metrics_port:
+                stack.enter_context(self.metrics.serve(config.metrics_host, config.metrics_port))
+            self._open = stack.pop_all()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        receive, engine, publish = self._threads
+        self._stopping.set()
+        self._slot.close()
+        receive.join()
+        if self._config.policy == "lossless":
+            engine.join(_FINISH_S)
+        for _ in self._slot.drain():
+            self._drop("stopping")
+        engine.join()
+        publish.join()
+        self._open.close()
+
+    @property
+    def endpoints(self) -> tuple[str, str]:
+        """Where frames come in and results go out, ports chosen by the system filled in."""
+        return self._receiver.endpoint, self._publisher.endpoint
+
+    # ---- receive thread ----
+
+    def _receive(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                parts = self._receiver.receive(_TICK_S)
+            except Exception as error:
+                self._journal.fault("connection", error)
+                self._stopping.wait(_TICK_S)
+                continue
+            if parts is None:
+                continue
+            arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
+            self.accounting.received(arrival_s)
+            self.metrics.received()
+            try:
+                exposure = self._intake.expose(parts, arrival_s, arrival_since_1970_s)
+            except Exception as error:
+                self._refuse(error)
+                continue
+            if self._slot.put(exposure) is not None:
+                self._drop("stopping" if self._stopping.is_set() else "superseded")
+
+    # ---- engine thread ----
+
+    def _infer(self) -> None:
+        while (exposure := self._slot.get()) is not None:
+            try:
+                inferred = self._run_network(exposure)
+            except Exception as error:
+                self._refuse(error)
+            else:
+                self._handover.put(inferred)
+        self._handover.close()
+
+    def _run_network(self, exposure: Exposure) -> Inferred:
+        begun_s = time.perf_counter()
+        warnings = self._detector.check(exposure.frame)
+        frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
+        prepared = self._detector.prepare(frame)
+        prepared_s = time.perf_counter()
+        maps = self._detector.infer(prepared)
+        return Inferred(exposure, frame, prepared, maps, warnings, begun_s, prepared_s, time.perf_counter())
+
+    # ---- publish thread ----
+
+    def _publish(self) -> None:
+        next_status_s = self._begun_s
+        while not self._handover.finished:
+            inferred = self._handover.get(_TICK_S)
+            taken_s = time.perf_counter()
+            if inferred is not None:
+                try:
+                    self._answer(inferred, taken_s)
+                except Exception as error:
+                    self._refuse(error)
+            self._send_events()
+            if taken_s >= next_status_s:
+                next_status_s = max(taken_s, next_status_s + self._config.status_interval)
+                self._send_status()
+        self._begin_series(None)
+        self._events.append({"event": "stopping", "message": "The service is stopping"})
+        self._send_events()
+        self._send_status()
+
+    def _answer(self, inferred: Inferred, taken_s: float) -> None:
+        """Locate the atoms of a frame, publish them, and book it."""
+        atoms = self._detector.locate(inferred.frame, inferred.prepared, inferred.maps)
+        answer = Answer.of(inferred, atoms, taken_s, time.perf_counter())
+        published_from_s = time.perf_counter()
+        self._begin_series(inferred.exposure)
+        self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
+        answered_s = inferred.exposure.arrival_s + answer.age_s
+        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
+        stages_s = answer.stages_s | {"publish": time.perf_counter() - published_from_s}
+        self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id)
+        self._send_preview(answer)
+
+    def _send_preview(self, answer: Answer) -> None:
+        now_s, rate = time.perf_counter(), self._config.preview_rate
+        if not rate or now_s < self._next_preview_s:
+            return
+        self._next_preview_s = now_s + 1 / rate
+        try:
+            frame = answer.inferred.frame
+            picture = draw_preview(frame.pixels, frame.mask, self._config.preview_size)
+            self._publisher.publish("preview", preview_header(answer, picture), picture)
+        except Exception as error:  # the frame is answered: a picture less is a fault, not a drop
+            self._journal.fault("internal", error)
+
+    def _begin_series(self, exposure: Exposure | None) -> None:
+        """Tell of a series before its first result, so that no result of the one before comes after."""
+        shown, self._shown = self._shown, exposure
+        if shown is not None and (exposure is None or exposure.epoch != shown.epoch):
+            series = shown.message.series
+            self._publisher.publish("event", {"event": "series_end", "message": f"End of {series!r}", "series": series})
+        if exposure is not None and (shown is None or exposure.epoch != shown.epoch):
+            series = exposure.message.series
+            self._publisher.publish(
+                "event", {"event": "series_start", "message": f"Start of {series!r}", "series": series}
+            )
+
+    def _send_events(self) -> None:
+        while self._events:
+            self._publisher.publish("event", self._events.popleft())
+
+    def _send_status(self) -> None:
+        now_s = time.perf_counter()
+        self.status = self._status(now_s)
+        self._publisher.publish("status", self.status)
+
+    def _status(self, now_s: float) -> dict[str, Any]:
+        totals = self.accounting.totals()
+        before_s, received, processed = self._status_before
+        self._status_before = (now_s, totals.received, totals.processed)
+        passed_s = max(now_s - before_s, 1e-3)
+        return status_header(totals) | {
+            "fps_in": round((totals.received - received) / passed_s, 2),
+            "fps_out": round((totals.processed - processed) / passed_s, 2),
+            "clock_difference_ms": milliseconds(self._intake.clock_difference_s),
+            "frame_interval_ms": milliseconds(self._intake.interval_s),
+            "queue": len(self._slot),
+            "model": self._model["model"],
+            "backend": self._detector.backend,
+            "policy": self._config.policy,
+            "uptime_s": round(now_s - self._begun_s, 1),
+        }
+
+    # ---- any thread ----
+
+    def _refuse(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, FrameError) and error.reason in REASONS else "internal"
+        self._journal.fault(reason, error)
+        self._drop(reason)
+
+    def _drop(self, reason: str) -> None:
+        self.accounting.dropped(reason)
+        self.metrics.dropped(reason)
+
+    def _tell_fault(self, reason: str, message: str) -> None:
+        self._events.append({"event": "fault", "reason": reason, "message": message})
+
+
+def status_header(totals: Totals) -> dict[str, Any]:
+    """The books as a `status` message tells them."""
+    return {
+        "received": totals.received,
+        "processed": totals.processed,
+        "dropped": totals.dropped,
+        "missing": totals.missing,
+        "latency_ms": totals.latency_ms,
+        "age_ms": totals.age_ms,
+        "in_time": totals.in_time,
+        "atoms_mean": totals.atoms_mean,
+        "dose_e_A2": totals.dose_e_A2,
+        "dose_total_e_A2": round(totals.dose_total_e_A2, 3),
+    }
