@@ -1,0 +1,49 @@
+"""Amorphous carbon over part of a specimen, put into the exit wave as the phase of many more atoms."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from training.optics import frequencies, wavelength_A
+
+# REF: Doyle and Turner, Acta Cryst. A24 (1968) 390: electron scattering of carbon, sum of a exp(-b s^2), s = k / 2
+_CARBON = ((0.7307, 36.9951), (1.1951, 11.2966), (0.4563, 2.8139), (0.1247, 0.3456))
+_REST_ENERGY_KEV = 510.99895
+_ATOMS_A3 = 0.09  # amorphous carbon of 1.8 g/cm^3
+
+
+def carbon_phase(shape: tuple[int, int], sampling_A: float, voltage_kV: float) -> NDArray[np.float32]:
+    """Fourier transform of the phase one carbon atom puts on the wave, in rad A^2, on the grid of frequencies()."""
+    ky, kx = frequencies(shape, sampling_A)
+    s2 = (ky * ky + kx * kx) / 4
+    amplitude = sum(a * np.exp(-b * s2) for a, b in _CARBON)
+    gamma = 1 + voltage_kV / _REST_ENERGY_KEV
+    return np.asarray(amplitude * gamma * wavelength_A(voltage_kV), np.float32)
+
+
+def contaminate(
+    wave: NDArray[np.complex64], sampling_A: float, voltage_kV: float, rng: np.random.Generator
+) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    """The wave behind patches of amorphous carbon, and a map (H, W) of 0 to 1: how far they hide the specimen.
+
+    A film as thick as 15 A counts as hiding it wholly.
+    """
+    thickness_A = _patches(wave.shape, sampling_A, rng) * rng.uniform(8, 60)
+    atoms = rng.poisson(thickness_A * _ATOMS_A3 * sampling_A**2).astype(np.float32)
+    spectrum = scipy.fft.fft2(atoms) * carbon_phase(wave.shape, sampling_A, voltage_kV)
+    phase = scipy.fft.ifft2(spectrum).real / sampling_A**2
+    covered = np.clip(thickness_A / 15, 0, 1).astype(np.float32)
+    return (wave * np.exp(1j * phase)).astype(np.complex64), covered
+
+
+def _patches(shape: tuple[int, int], sampling_A: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth random patches, 0 to 1, over 10 to 60 % of the field."""
+    coarse = rng.normal(size=(shape[0] // 8, shape[1] // 8)).astype(np.float32)
+    sigma = rng.uniform(6, 16) / sampling_A / 8
+    smooth = cv2.GaussianBlur(coarse, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    smooth = cv2.resize(smooth, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    level = np.quantile(smooth, 1 - rng.uniform(0.1, 0.6))
+    return np.asarray(np.clip((smooth - level) / (2 * rng.uniform(0.1, 0.6) * smooth.std()), 0, 1), np.float32)

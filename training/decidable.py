@@ -1,0 +1,82 @@
+"""Can anybody decide this frame? The phases of three first-order reflections add up to the contrast's sign, wherever the lattice lies.
+
+With astigmatism near a contrast reversal a frame can show a perfect graphene lattice of the opposite contrast with its atoms
+elsewhere. Such a frame holds no information on where its atoms are; it is neither trained on nor scored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+FIRST_ORDER_A = 2.13
+WINDOW_A = 15.0  # full width at half maximum of the windows
+LEAST_COSINE = 0.8
+
+
+def decidable(
+    image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float, stride_A: float = 9.0
+) -> bool:
+    """True where the image's own contrast has the sign the atoms really have.
+
+    Parameters
+    ----------
+    image : (H, W) float32
+        Noise-free.
+    positions_A : (N, 2) float64
+        (y, x) of the true atoms in the image, from the corner of its first pixel.
+    """
+    truth = _impulses(positions_A, image.shape, sampling_A)
+    cosine, sign, weight = _invariant(image - image.mean(), truth, sampling_A, stride_A)
+    if weight.sum() == 0:
+        return False
+    mean = float((weight * cosine).sum() / weight.sum())
+    true_sign = float((weight * sign).sum())
+    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0
+
+
+def _impulses(positions_A: NDArray[np.float64], shape: tuple[int, int], sampling_A: float) -> NDArray[np.float32]:
+    """Atoms as unit impulses at their nearest pixel."""
+    at = np.floor(positions_A / sampling_A).astype(int)
+    at = at[np.all((at >= 0) & (at < shape), axis=1)]
+    out = np.zeros(shape, np.float32)
+    out[at[:, 0], at[:, 1]] = 1
+    return out
+
+
+def _invariant(
+    image: NDArray[np.float32], truth: NDArray[np.float32], sampling_A: float, stride_A: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """For each window: cosine of the phase sum (+1 bright atoms), true sign of the contrast, weight."""
+    size = int(2 * WINDOW_A / sampling_A)
+    step = max(1, int(stride_A / sampling_A))
+    axis = (np.arange(size) - (size - 1) / 2) * sampling_A
+    gauss = np.exp(-4 * np.log(2) * (axis / WINDOW_A) ** 2).astype(np.float32)
+    window = gauss[:, None] * gauss[None, :]
+    rows = range(0, max(1, image.shape[0] - size + 1), step)
+    cols = range(0, max(1, image.shape[1] - size + 1), step)
+    triples = _triples(size, sampling_A)
+    found = []
+    for y in rows:
+        for x in cols:
+            part = (slice(y, y + size), slice(x, x + size))
+            if truth[part].sum() < 20:
+                continue
+            seen = scipy.fft.fft2((image[part] * window).astype(np.complex64), s=(size, size))
+            true = scipy.fft.fft2(((truth[part] - truth[part].mean()) * window).astype(np.complex64), s=(size, size))
+            best = triples[np.argmax(np.abs(true[triples[..., 0], triples[..., 1]]).min(axis=1))]
+            transfer = seen[best[:, 0], best[:, 1]] * np.conj(true[best[:, 0], best[:, 1]])
+            found.append((np.cos(np.angle(transfer).sum()), transfer.real.sum(), np.abs(transfer).min()))
+    values = np.array(found, np.float64).reshape(-1, 3)
+    return values[:, 0], np.sign(values[:, 1]) * values[:, 2], values[:, 2]
+
+
+def _triples(size: int, sampling_A: float) -> NDArray[np.intp]:
+    """Index triples of reflections g1 + g2 + g3 = 0 on the first-order ring, for every orientation: (A, 3, 2)."""
+    radius = size * sampling_A / FIRST_ORDER_A
+    angles = np.arange(0, np.pi / 3, 0.35 / radius)
+    turn = angles[:, None] + 2 * np.pi / 3 * np.arange(3)
+    first = np.rint(radius * np.stack([np.sin(turn[:, :2]), np.cos(turn[:, :2])], axis=-1)).astype(np.intp)
+    third = -first.sum(axis=1, keepdims=True)
+    return np.concatenate([first, third], axis=1)

@@ -1,0 +1,116 @@
+"""Exit waves to weights: one plain loop, a checkpoint every few minutes, resumable.
+
+    atomstream-train fit graphene
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.dataset import loader
+from training.exit_waves import Specimen
+from training.recipes.recipe import Recipe
+from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
+
+CHECKPOINT_S = 180.0
+WARM_UP = 300  # steps
+AVERAGE_STEPS = 400  # the weights kept are an exponential average over about this many steps
+
+
+def fit(
+    specimens: list[Specimen],
+    recipe: Recipe,
+    folder: Path,
+    workers: int = 1,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+) -> nn.Module:
+    """Train to the recipe's last step and return the averaged network; continues from folder/checkpoint.pt."""
+    torch.manual_seed(recipe.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = UNet(recipe.spec.channels, recipe.widths, recipe.depth).to(device)
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-4)
+    checkpoint = folder / "checkpoint.pt"
+    step, saved = 0, time.monotonic()
+    if checkpoint.exists():
+        step = _restore(checkpoint, network, average, optimiser)
+    for frames, maps in loader(specimens, recipe, step, workers):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+        frames, maps = frames.flatten(0, 1).to(device), maps.flatten(0, 1).to(device)
+        losses = loss_terms(network(frames), maps)
+        total = sum(losses.values(), torch.zeros((), device=device))
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        average.update_parameters(network)
+        step += 1
+        if step % 20 == 0:
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            progress(step, values)
+            with (folder / "losses.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step, **values}) + "\n")
+        if time.monotonic() - saved > CHECKPOINT_S or step == recipe.steps:
+            _save(checkpoint, step, network, average, optimiser)
+            saved = time.monotonic()
+    return average.module.eval()
+
+
+def loss_terms(raw: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    """The three losses of (B, 5, h, w) raw maps against (B, 6, h, w) targets.
+
+    Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width itself (beta = 0.5) so that
+    frames of low dose are not drowned by those of high dose. REF: Seitzer et al., ICLR 2022 (arXiv 2203.09168).
+    """
+    heat, offset, near, covered, weight = maps[:, 0], maps[:, 1:3], maps[:, 3], maps[:, 4], maps[:, 5]
+    entropy = nn.functional.binary_cross_entropy_with_logits(raw[:, HEAT], heat, reduction="none")
+    log_sigma = raw[:, LOG_SIGMA].clamp(-5, 2)
+    error2 = (raw[:, [DY, DX]] - offset).square().sum(dim=1)
+    likelihood = 0.5 * error2 * torch.exp(-2 * log_sigma) + 2 * log_sigma
+    likelihood = likelihood * torch.exp(log_sigma.detach())
+    dirt = nn.functional.binary_cross_entropy_with_logits(raw[:, COVERED], covered)
+    return {
+        "heat": 10 * (entropy * weight).sum() / weight.sum().clamp(min=1),
+        "position": (likelihood * near).sum() / near.sum().clamp(min=1),
+        "contamination": 0.3 * dirt,
+    }
+
+
+def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
+    """The averaged network of a checkpoint, ready to evaluate."""
+    average = torch.optim.swa_utils.AveragedModel(UNet(recipe.spec.channels, recipe.widths, recipe.depth), use_buffers=True)
+    average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
+    return average.module.eval()
+
+
+def _ema() -> Callable[..., None]:
+    return torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / AVERAGE_STEPS)
+
+
+def _schedule(step: int, steps: int) -> float:
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+
+
+def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    partial = path.with_suffix(".part")
+    state = {"step": step, "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])

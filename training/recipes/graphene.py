@@ -1,0 +1,48 @@
+"""Graphene at 80 kV, as the shipped network was made. Ranges follow Madsen et al. 2018, widened to what real cameras show."""
+
+from __future__ import annotations
+
+from engine.spec import ModelSpec
+from training.imaging import ImageRanges
+from training.recipes.recipe import Recipe
+from training.structures import SheetRanges
+
+
+def graphene() -> Recipe:
+    """The recipe of the model `graphene`."""
+    images = ImageRanges()
+    spec = ModelSpec(
+        name="graphene",
+        version="1",
+        family="graphene",
+        licence="BSD-3-Clause",
+        classes=("C",),
+        channels=1,
+        sampling_A=0.2,
+        normalise_A=12.0,
+        stride=2,
+        multiple=16,
+        threshold=0.35,
+        separation_A=0.8,
+        trained={
+            "sampling_A": images.sampling_A,
+            "dose_e_A2": images.dose_e_A2,
+            "voltage_kV": (80.0, 80.0),
+            "defocus_A": images.defocus_A,
+            "field_A": (20.0, 2000.0),
+        },
+    )
+    return Recipe(
+        spec=spec,
+        sheets=SheetRanges(),
+        images=images,
+        seed=1,
+        specimens=320,
+        held_out=64,
+        widths=(24, 48, 96, 128),
+        depth=(1, 1, 2, 3),
+        crop_px=192,
+        batch=6,
+        steps=9000,
+        learning_rate=2e-3,
+    )

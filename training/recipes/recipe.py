@@ -1,0 +1,27 @@
+"""What a recipe says: specimens, images, network and fit. Everything a run depends on is in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.spec import ModelSpec
+from training.imaging import ImageRanges
+from training.structures import SheetRanges
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One trained network, from structures to export."""
+
+    spec: ModelSpec
+    sheets: SheetRanges
+    images: ImageRanges
+    seed: int
+    specimens: int
+    held_out: int  # specimens of another seed, for evaluation alone
+    widths: tuple[int, ...]
+    depth: tuple[int, ...]
+    crop_px: int
+    batch: int
+    steps: int
+    learning_rate: float

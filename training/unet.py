@@ -1,0 +1,40 @@
+"""The network: a small U-Net on the frame folded 2 x 2 into channels, one 3 x 3 convolution a step, additions for skips."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Channels of the raw output; the exported graph adds the activations and the local-maximum test.
+HEAT, DY, DX, LOG_SIGMA, COVERED = range(5)
+
+
+class UNet(nn.Module):
+    """(B, C, H, W) normalised frames to (B, 5, H/2, W/2) raw maps; H and W multiples of 2^levels."""
+
+    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (24, 48, 96, 128), depth: tuple[int, ...] = (1, 1, 2, 3)):
+        super().__init__()
+        self.stem = _step(4 * channels, widths[0])
+        self.down = nn.ModuleList(_step(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.encode = nn.ModuleList(nn.Sequential(*(_step(w, w) for _ in range(n))) for w, n in zip(widths, depth, strict=True))
+        self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.decode = nn.ModuleList(nn.Sequential(*(_step(w, w) for _ in range(2 if k == 0 else 1))) for k, w in enumerate(widths[:-1]))
+        self.head = nn.Conv2d(widths[0], 5, 1)
+        with torch.no_grad():
+            self.head.bias[HEAT] = -1.5
+            self.head.bias[LOG_SIGMA] = 0.5
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = self.encode[0](self.stem(nn.functional.pixel_unshuffle(frames, 2)))
+        skips = []
+        for down, encode in zip(self.down, self.encode[1:], strict=True):
+            skips.append(x)
+            x = encode(down(x))
+        for skip, rise, decode in zip(reversed(skips), reversed(self.rise), reversed(self.decode), strict=True):
+            x = decode(skip + nn.functional.interpolate(rise(x), scale_factor=2.0, mode="nearest"))
+        return self.head(x)
+
+
+def _step(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
