@@ -1,0 +1,143 @@
+"""Frames out as acquisition software sends them: PUB or PUSH, bind or connect, at a steady rate. The caller's thread.
+
+Shared by `camera` and `replay`, which only make the frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+from numpy.typing import NDArray
+
+from engine.errors import ConfigError
+from stream.messages import encode
+
+ENDPOINT = "tcp://127.0.0.1:5555"
+_QUEUE_FRAMES = 16  # what ZeroMQ may hold for one receiver
+_LINGER_S = 30.0  # what is sent still gets out when the sender ends
+
+Exposure = tuple[NDArray[Any], dict[str, Any]]  # pixels, and what the header says beside frame and timestamp
+
+
+class Sender:
+    """The sending socket. A context manager; an interrupt drops what has not left yet."""
+
+    def __init__(self, endpoint: str = ENDPOINT, socket: str = "pub", bind: bool = True) -> None:
+        self._context = zmq.Context()
+        # XPUB is a PUB that hears of its subscribers.
+        self._socket = self._context.socket(zmq.XPUB if socket == "pub" else zmq.PUSH)
+        self._socket.sndhwm = _QUEUE_FRAMES
+        self._socket.linger = 0
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # queue for receivers that are there, not for those that may come
+        try:
+            (self._socket.bind if bind else self._socket.connect)(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"Expected an endpoint to {'bind' if bind else 'connect'} such as {ENDPOINT}, got {endpoint!r} "
+                f"({error.strerror or error}): choose another"
+            ) from None
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def wait_for_receiver(self) -> None:
+        """Block until someone subscribes; PUSH waits by itself when it sends."""
+        if self._socket.type == zmq.XPUB:
+            while not self._socket.recv().startswith(b"\x01"):
+                pass
+
+    def send(self, parts: list[bytes | memoryview]) -> None:
+        """Send one message; PUSH blocks while no receiver takes it, PUB loses it. The pixels must not change after."""
+        self._socket.send_multipart(parts, copy=False)
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close, after what is queued has left or `linger_s` are over."""
+        self._socket.close(linger=round(linger_s * 1000))
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(_LINGER_S if kind is None else 0.0)
+
+
+@dataclass(slots=True)
+class Sent:
+    """How many frames went out, and in what time."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rate = f", {(self.frames - 1) / self.seconds:.1f} frames/s" if self.frames > 1 and self.seconds > 0 else ""
+        return f"{self.frames} frames sent in {self.seconds:.2f} s{rate}"
+
+
+def send_frames(
+    exposures: Iterable[Exposure],
+    sender: Sender,
+    rate_Hz: float,
+    sent: Sent,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Number, stamp and send every exposure, at `rate_Hz` or, where that is 0, as fast as they are taken.
+
+    `sent` counts while it runs, so that an interrupt does not lose the count. Who falls behind goes on at the same
+    rate: a burst to make up for it is nothing that a camera does.
+    """
+    interval_s = 1 / rate_Hz if rate_Hz else 0.0
+    started = due = clock()
+    for pixels, header in exposures:
+        late = clock() - due
+        if late < 0:
+            sleep(-late)
+        elif late > interval_s:
+            due += late
+        sender.send(encode(pixels, frame=sent.frames, timestamp=now(), **header))
+        sent.frames += 1
+        sent.seconds = clock() - started
+        due += interval_s
+
+
+def run_sender(exposures: Iterable[Exposure], options: argparse.Namespace) -> int:
+    """Wait for a receiver, send everything, say on stderr what went out; Ctrl-C ends it as cleanly."""
+    sent = Sent()
+    bind = options.connect is None
+    try:
+        with Sender(options.bind if bind else options.connect, options.socket, bind) as sender:
+            how = f"{options.socket.upper()} {'bound to' if bind else 'connected to'} {sender.endpoint}"
+            print(f"{how}, waiting for a receiver", file=sys.stderr, flush=True)
+            sender.wait_for_receiver()
+            send_frames(exposures, sender, options.rate, sent)
+    except KeyboardInterrupt:
+        pass
+    print(sent, file=sys.stderr, flush=True)
+    return 0
+
+
+def add_sender_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a sender."""
+    parser.add_argument("--rate", type=_rate, default=25.0, help="frames a second; 0: as fast as they are taken (25)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--bind", default=ENDPOINT, metavar="ENDPOINT", help=f"wait for receivers here ({ENDPOINT})")
+    where.add_argument("--connect", metavar="ENDPOINT", help="or go to a receiver that waits there")
+    parser.add_argument("--socket", choices=("pub", "push"), default="pub", help="push: no frame is lost (pub)")
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate <= 1e5:
+        raise argparse.ArgumentTypeError(f"expected 0 to 100000 frames a second, got {text}")
+    return rate
