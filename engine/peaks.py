@@ -47,17 +47,16 @@ def find_peaks(maps: Maps, threshold: float, radius: float) -> Cells:
 def _close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:
     """(M, 2) indices of peaks at most `radius` cells apart."""
     reach = math.floor(radius)
-    number = np.full((shape[0] + reach, shape[1] + 2 * reach), -1, np.intp)
-    rows, columns = peaks[:, 0], peaks[:, 1] + reach
-    number[rows, columns] = np.arange(len(peaks))
-    pairs = [np.empty((0, 2), np.intp)]
-    for dy in range(reach + 1):
-        for dx in range(1 if dy == 0 else -reach, reach + 1):
-            if dy * dy + dx * dx <= radius * radius:
-                other = number[rows + dy, columns + dx]
-                first = np.flatnonzero(other >= 0)
-                pairs.append(np.stack([first, other[first]], axis=1))
-    return np.concatenate(pairs)
+    # Cells in one row of memory, with a margin below and between the rows, so that one look-up finds every neighbour.
+    width = shape[1] + reach
+    number = np.full((shape[0] + reach) * width + reach, -1, np.intp)
+    cells = peaks[:, 0] * width + peaks[:, 1]
+    number[cells] = np.arange(len(peaks))
+    dy, dx = np.mgrid[: reach + 1, -reach : reach + 1]
+    later = ((dy > 0) | (dx > 0)) & (dy * dy + dx * dx <= radius * radius)
+    other = number[(dy * width + dx)[later][:, None] + cells]
+    offset, first = np.nonzero(other >= 0)
+    return np.stack([first, other[offset, first]], axis=1)
 
 
 def _winners(score: NDArray[np.float32], pairs: Cells) -> NDArray[np.bool_]:

@@ -66,16 +66,19 @@ def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:
     separation are averaged, weighted with the inverse of their predicted variance.
     """
     height, width = maps.score.shape
-    rows, columns = peaks.T[:, None, :] + _AROUND
-    exists = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+    cells = peaks.T[:, None, :] + _AROUND
+    last = np.array([[[height - 1]], [[width - 1]]])
+    exists = ((cells >= 0) & (cells <= last)).all(axis=0)
+    rows, columns = np.clip(cells, 0, last)
 
-    centre = spec.stride * np.stack([rows, columns]) + (spec.stride - 1) / 2
-    predicted = centre + maps.offset[:, rows, columns]
-    apart = np.hypot(*(predicted - predicted[:, 4:5]))
-    agrees = exists & (apart <= spec.separation_A / spec.sampling_A / 2)
-    weight = agrees * np.exp(-2 * np.clip(maps.log_sigma[rows, columns], -_LOG_SIGMA, _LOG_SIGMA))
-    return np.asarray((predicted * weight).sum(axis=1) / weight.sum(axis=0), np.float32)
+    # From the peak's own cell, where float32 is fine enough for any frame.
+    values = maps.values[2:5].reshape(3, -1).take(rows * width + columns, axis=1)
+    predicted = np.float32(spec.stride) * _AROUND.astype(np.float32) + values[:2]
+    apart = predicted - predicted[:, 4:5]
+    agrees = exists & (np.square(apart).sum(axis=0) <= np.square(spec.separation_A / spec.sampling_A / 2))
+    weight = agrees * np.exp(-2 * np.clip(values[2], -_LOG_SIGMA, _LOG_SIGMA))
+    centre = spec.stride * peaks.T + (spec.stride - 1) / 2
+    return np.asarray(centre + (predicted * weight).sum(axis=1) / weight.sum(axis=0), np.float32)
 
 
 def _class_id(maps: Maps, peaks: Cells) -> NDArray[np.uint8]:
