@@ -45,33 +45,6 @@ class ImageRanges:
     eight_bit_chance: float = 0.3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """A simulated frame with everything known about it.
-
-    Attributes
-    ----------
-    frame : Frame
-    positions_px : (N, 2) float64
-        True (y, x) in the frame, the shift by tilt and coma included; some lie outside.
-    covered : (H, W) float32
-        0 to 1, how far contamination hides the specimen.
-    ideal : (H, W) float32
-        Expected electrons a pixel: what the frame would be without noise.
-    optics : Optics
-    view : View
-    mtf_fall : float
-    """
-
-    frame: Frame
-    positions_px: NDArray[np.float64]
-    covered: NDArray[np.float32]
-    ideal: NDArray[np.float32]
-    optics: Optics
-    view: "View"
-    mtf_fall: float
-
-
 @dataclass(frozen=True, slots=True)
 class View:
     """Where the camera looks: its pixels on the specimen."""
@@ -99,6 +72,37 @@ class View:
         wave_px = positions_A[:, ::-1] / SAMPLING_A
         camera = np.linalg.solve(matrix[:, :2], (wave_px - matrix[:, 2]).T).T
         return camera[:, ::-1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """A simulated frame with everything known about it.
+
+    Attributes
+    ----------
+    frame : Frame
+    positions_px : (N, 2) float64
+        True (y, x) in the frame, the shift by tilt and coma included; some lie outside.
+    covered : (H, W) float32
+        0 to 1, how far contamination hides the specimen.
+    ideal : (H, W) float32
+        Expected electrons a pixel: what the frame would be without noise.
+    optics : Optics
+    view : View
+    mtf_fall : float
+        Exponent of the detector's fall, see `project`.
+    decidable : bool
+        Of the first view.
+    """
+
+    frame: Frame
+    positions_px: NDArray[np.float64]
+    covered: NDArray[np.float32]
+    ideal: NDArray[np.float32]
+    optics: Optics
+    view: View
+    mtf_fall: float
+    decidable: bool
 
 
 def draw_optics(ranges: ImageRanges, rng: np.random.Generator) -> Optics:
@@ -142,16 +146,19 @@ def shoot(
     dose_e_A2: float | None = None,
     views: int = 1,
     tries: int = 40,
+    undecidable: bool = False,
 ) -> list[Shot]:
-    """Decidable frames of the specimen under one drawn setting of the microscope: one a view, each with its own dose and noise.
+    """Frames of the specimen under one drawn setting of the microscope: one a view, each with its own dose and noise.
 
-    Empty when none of the `tries` settings made a decidable frame.
+    Settings that nobody could decide are drawn again (empty when all `tries` were such), or kept and said where
+    `undecidable` asks for them.
     """
     for _ in range(tries):
         optics = draw_optics(ranges, rng)
         clean, shift_A = image_spectrum(specimen.wave, SAMPLING_A, optics)
         view = draw_view(specimen, ranges, field_A, rng)
-        if not is_decidable(clean, specimen, view, shift_A):
+        decided = is_decidable(clean, specimen, view, shift_A)
+        if not decided and not undecidable:
             continue
         wave, covered = specimen.wave, np.zeros(specimen.wave.shape, np.float32)
         if rng.random() < ranges.contamination_chance:
@@ -171,7 +178,7 @@ def shoot(
             sampling_A = look.sampling_A * (1 + rng.uniform(-1, 1) * ranges.sampling_error)
             frame = Frame(detect(ideal, ranges, rng), sampling_A, dose_e_A2=dose)
             positions = look.to_frame(specimen.positions_A + shift_A)
-            shots.append(Shot(frame, positions, _warp(covered, look, cv2.INTER_LINEAR), ideal, optics, look, fall))
+            shots.append(Shot(frame, positions, _warp(covered, look, cv2.INTER_LINEAR), ideal, optics, look, fall, decided))
         return shots
     return []
 

@@ -43,6 +43,6 @@ def graphene() -> Recipe:
         depth=(1, 1, 2, 3),
         crop_px=192,
         batch=6,
-        steps=9000,
+        steps=7000,
         learning_rate=2e-3,
     )

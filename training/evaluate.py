@@ -1,0 +1,112 @@
+"""The exported model on specimens it has never seen: F1 against dose, position error against its bound, calibration of sigma."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import Detector, Frame
+from training.bound import position_bound_pm
+from training.exit_waves import Specimen
+from training.imaging import ImageRanges, Shot, shoot
+from training.score import Score, score
+
+DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)
+FIELD_A = (45.0, 51.0)
+GOOD_F1 = 0.9  # frames above it tell whether sigma is meant
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One frame at one dose."""
+
+    number: int
+    dose_e_A2: float
+    bound_pm: float
+    decidable: bool
+    score: Score
+    sigma_pm: NDArray[np.float32]
+    shot: Shot
+    found_px: NDArray[np.float32]
+
+
+def evaluation_ranges(ranges: ImageRanges) -> ImageRanges:
+    """The whole range of optics and pixel sizes; no dirt, bent sheets or stretched pictures, for which no bound is defined."""
+    return replace(ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0)
+
+
+def evaluate(
+    detector: Detector,
+    specimens: list[Specimen],
+    ranges: ImageRanges,
+    seed: int,
+    frames: int,
+    doses: Iterable[float] = DOSES_E_A2,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Result]:
+    """`frames` settings, each at every dose; frame k comes from seed (seed, k) and specimen k alone."""
+    results = []
+    for number in range(frames):
+        specimen = specimens[number % len(specimens)]
+        bound_at_1 = float("nan")
+        for dose in doses:
+            rng = np.random.default_rng((seed, number))
+            (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
+            if np.isnan(bound_at_1):
+                bound_at_1 = position_bound_pm(specimen, shot, 1.0)
+            results.append(_judge(detector, shot, number, dose, bound_at_1 / np.sqrt(dose)))
+        progress(number + 1)
+    return results
+
+
+def _judge(detector: Detector, shot: Shot, number: int, dose: float, bound_pm: float) -> Result:
+    frame = Frame(shot.frame.pixels, shot.frame.sampling_A)
+    atoms = detector.detect(frame)
+    judged = score(shot.positions_px, atoms.positions.astype(np.float64), shot.view.sampling_A, frame.shape)
+    return Result(number, dose, bound_pm, shot.decidable, judged, atoms.sigma_pm[judged.row], shot, atoms.positions)
+
+
+def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
+    """Figures a dose, over the decidable frames; undecidable ones are counted apart."""
+    table = {}
+    for dose in sorted({r.dose_e_A2 for r in results}, reverse=True):
+        rows = [r for r in results if r.dose_e_A2 == dose]
+        sure, unsure = [r for r in rows if r.decidable], [r for r in rows if not r.decidable]
+        sharp = [r.score.f1 for r in sure if r.bound_pm <= 20]
+        table[f"{dose:g}"] = {
+            "frames": len(sure),
+            "f1": _mean([r.score.f1 for r in sure]),
+            "precision": _mean([r.score.precision for r in sure]),
+            "recall": _mean([r.score.recall for r in sure]),
+            "worst_f1": min((r.score.f1 for r in sure), default=float("nan")),
+            "worst_f1_bound_20_pm": min(sharp, default=float("nan")),
+            "rmse_pm": _rms([r.score.error_pm for r in sure]),
+            "bound_pm": _rms([np.array([r.bound_pm]) for r in sure]),
+            "error_over_bound_median": _median([r.score.rmse_pm / r.bound_pm for r in sure]),
+            "error_over_sigma": sigma_ratio(sure),
+            "undecidable": len(unsure),
+            "undecidable_f1": _mean([r.score.f1 for r in unsure]),
+        }
+    return table
+
+
+def sigma_ratio(results: list[Result]) -> float:
+    """Standard deviation of error over predicted sigma, pooled over the frames with F1 above GOOD_F1."""
+    ratios = [(r.score.error_pm / r.sigma_pm[:, None]).ravel() for r in results if r.score.f1 > GOOD_F1]
+    return _rms(ratios)
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _median(values: list[float]) -> float:
+    return float(np.nanmedian(values)) if values else float("nan")
+
+
+def _rms(parts: list[NDArray[np.float64]]) -> float:
+    joined = np.concatenate([p.ravel() for p in parts]) if parts else np.empty(0)
+    return float(np.sqrt(np.mean(joined**2))) if joined.size else float("nan")

@@ -1,0 +1,139 @@
+"""Weights to what ships: an ONNX file with the activations and the local-maximum test inside, its INT8 twin, and their spec."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine import ModelSpec, load_detector
+from engine.prepare import prepare
+from engine.spec import file_sha256
+from training.evaluate import DOSES_E_A2, FIELD_A, Result, evaluate, sigma_ratio
+from training.exit_waves import Specimen
+from training.imaging import shoot
+from training.recipes.recipe import Recipe
+from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA
+
+_CALIBRATION_FRAMES = 40
+_QUANTISATION_FRAMES = 96
+_THRESHOLDS = np.arange(0.15, 0.75, 0.025)
+
+
+class Exported(nn.Module):
+    """(N, C, H, W) normalised frames to (N, 6, h, w) maps: score, peak, dy, dx, log sigma, contamination."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, log_sigma_offset: float = 0.0):
+        super().__init__()
+        self.network = _folded(network)
+        reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A))
+        self.neighbourhood = nn.MaxPool2d(2 * reach + 1, stride=1, padding=reach)
+        self.log_sigma_offset = log_sigma_offset
+
+    def forward(self, frame: Tensor) -> Tensor:
+        raw = self.network(frame)
+        score = torch.sigmoid(raw[:, HEAT : HEAT + 1])
+        peak = torch.where(score >= self.neighbourhood(score), score, torch.zeros_like(score))
+        log_sigma = raw[:, LOG_SIGMA : LOG_SIGMA + 1] + self.log_sigma_offset
+        covered = torch.sigmoid(raw[:, COVERED : COVERED + 1])
+        return torch.cat([score, peak, raw[:, DY : DX + 1], log_sigma, covered], dim=1)
+
+
+def export(
+    network: nn.Module,
+    recipe: Recipe,
+    specimens: list[Specimen],
+    folder: Path,
+    progress: Callable[[str], None] = lambda said: None,
+) -> ModelSpec:
+    """Write NAME.onnx, NAME.int8.xml, NAME.int8.bin and NAME.json; threshold and sigma are set on frames drawn for that alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress("ONNX")
+    spec = _write(network, recipe.spec, folder)
+    progress("threshold and sigma")
+    spec, offset = calibrate(spec, recipe, specimens, folder)
+    spec = _write(network, spec, folder, offset)
+    progress("INT8")
+    quantise(folder / f"{spec.name}.onnx", calibration_inputs(recipe, specimens))
+    files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin")]
+    spec = replace(spec, sha256={name: file_sha256(folder / name) for name in files})
+    spec.write(folder / f"{spec.name}.json")
+    return spec
+
+
+def _write(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: float = 0.0) -> ModelSpec:
+    path = folder / f"{spec.name}.onnx"
+    height, width = (spec.multiple * torch.export.Dim(name, min=1, max=512) for name in ("rows", "columns"))
+    torch.onnx.export(
+        Exported(network, spec, log_sigma_offset).eval(),
+        (torch.zeros(2, spec.channels, 2 * spec.multiple, 3 * spec.multiple),),
+        path,
+        input_names=["frame"],
+        output_names=["maps"],
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("N", min=1, max=16), 2: height, 3: width},),
+        external_data=False,
+        verbose=False,
+    )
+    spec = replace(spec, sha256={path.name: file_sha256(path)})
+    spec.write(folder / f"{spec.name}.json")
+    return spec
+
+
+def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:
+    """The threshold of the best mean F1, and what to add to log sigma so that errors over sigma have a spread of 1."""
+    results = {}
+    for threshold in _THRESHOLDS:
+        tried = replace(spec, threshold=round(float(threshold), 3))
+        tried.write(folder / f"{spec.name}.json")
+        with load_detector(folder / f"{spec.name}.json", precision="f32") as detector:
+            results[tried.threshold] = _calibration_results(detector, recipe, specimens)
+    best = max(results, key=lambda t: np.mean([r.score.f1 for r in results[t] if r.decidable]))
+    ratio = sigma_ratio([r for r in results[best] if r.decidable])
+    return replace(spec, threshold=best), math.log(ratio)
+
+
+def _calibration_results(detector, recipe: Recipe, specimens: list[Specimen]) -> list[Result]:
+    return evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, DOSES_E_A2[1:4])
+
+
+def calibration_inputs(recipe: Recipe, specimens: list[Specimen]) -> list[NDArray[np.float32]]:
+    """Network inputs, drawn as in training, that the quantiser measures activations on."""
+    size, inputs = recipe.crop_px, []
+    for k in range(_QUANTISATION_FRAMES):
+        rng = np.random.default_rng((recipe.seed + 2, k))
+        shots = shoot(specimens[k % len(specimens)], recipe.images, FIELD_A, rng)
+        inputs += [prepare(shot.frame, recipe.spec).pixels[:, :, :size, :size] for shot in shots]
+    return inputs
+
+
+def quantise(path: Path, inputs: list[NDArray[np.float32]]) -> None:
+    """NAME.onnx to NAME.int8.xml and .bin, convolutions in INT8; the head stays as it is, it holds the positions."""
+    import nncf
+    import openvino as ov
+
+    model = ov.Core().read_model(path)
+    ignored = nncf.IgnoredScope(names=[_last_convolution(model)], types=["MaxPool", "Sigmoid"])
+    quantised = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), ignored_scope=ignored)
+    ov.save_model(quantised, path.with_suffix(".int8.xml"), compress_to_fp16=True)
+
+
+def _last_convolution(model) -> str:
+    return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"][-1]
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """A copy with every batch normalisation folded into the convolution before it."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            module[0] = nn.utils.fusion.fuse_conv_bn_eval(module[0], module[1])
+            module[1] = nn.Identity()
+    return network
