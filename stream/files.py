@@ -1,0 +1,246 @@
+"""Recorded frames: .npy, .tif, .png, .mrc in, one (H, W) array after another out, read when asked for.
+
+Files are as little to be trusted as the network: nothing is unpickled, sizes are checked before pixels are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import mrcfile
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.errors import FileError
+
+_MAX_PIXELS = 67_108_864
+_LENGTHS_A = {"angstrom": 1.0, "a": 1.0, "å": 1.0, "nm": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4, "micron": 1e4}
+_TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
+_PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
+
+
+class _Frames(Protocol):
+    """(H, W) arrays by number; a (T, H, W) array is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """Frames of one file. A context manager, and an iterable of (H, W) arrays in this machine's byte order.
+
+    Attributes
+    ----------
+    path : Path
+    shape : (int, int)
+        Of every frame.
+    sampling_A : float or None
+        Pixel size, where the file says it beyond doubt.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    sampling_A: float | None
+    _frames: _Frames
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        try:
+            return _native(self._frames[number])
+        except Exception as error:  # see read_frames
+            raise _unreadable(self.path, error) from None
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+
+def read_frames(path: Path) -> Recording:
+    """Open a file of one frame (H, W) or of many (T, H, W).
+
+    Raises
+    ------
+    FileError
+        Not there, not of a known kind, damaged, without real numbers, or with frames over 67 million pixels.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise FileError(f"{path}: expected a name in {', '.join(_READERS)}, got {path.suffix!r}: convert the file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a reader only warns of, it can read
+            return reader(path)
+    except FileError:
+        raise
+    except Exception as error:  # the readers' parsers raise whatever they come upon, SyntaxError included
+        raise _unreadable(path, error) from None
+
+
+def read_index(path: Path) -> dict[str, float]:
+    """An index of frames: CSV with the columns file and sampling_A_per_px; pixel size by file name, in its order."""
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            index = {row["file"]: float(row["sampling_A_per_px"]) for row in csv.DictReader(lines)}
+    except OSError as error:
+        raise FileError(f"{path}: expected an index of frames, got {error.strerror}: check the path") from None
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise FileError(
+            f"{path}: expected CSV with the columns file, sampling_A_per_px, got a wrong {error}: correct it"
+        ) from None
+    if not index:
+        raise FileError(f"{path}: expected CSV with the columns file, sampling_A_per_px, got no row: fill it")
+    return index
+
+
+def pixel_size_A(recording: Recording, given_A: float | None) -> float:
+    """The pixel size that was given, else the file's own."""
+    sampling_A = recording.sampling_A if given_A is None else given_A
+    if sampling_A is None:
+        raise FileError(f"{recording.path}: expected a pixel size in the file, got none: state it with --sampling")
+    return sampling_A
+
+
+def _unreadable(path: Path, error: Exception) -> FileError:
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    return FileError(f"{path}: expected a readable file of frames, got {cause or type(error).__name__}: save it again")
+
+
+def _recording(
+    path: Path,
+    frames: _Frames,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    sampling_A: float | None = None,
+    opened: ExitStack | None = None,
+) -> Recording:
+    """What every reader ends with: refuse what no frame can be. `shape` is (T, H, W)."""
+    if dtype.kind not in "uif":
+        raise FileError(f"{path}: expected real numbers, got {dtype}: convert the file")
+    if len(shape) != 3 or 0 in shape:
+        said = " x ".join(map(str, shape))
+        raise FileError(f"{path}: expected one frame (H, W) or many (T, H, W), got {said}: split the file")
+    if shape[1] * shape[2] > _MAX_PIXELS:
+        raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {shape[1]} x {shape[2]}: bin it")
+    return Recording(path, (shape[1], shape[2]), sampling_A, frames, opened or ExitStack())
+
+
+def _native(pixels: NDArray[Any]) -> NDArray[Any]:
+    """This machine's byte order, and a type that travels; COPY: only where it is another."""
+    dtype = np.dtype({2: np.float32, 16: np.float64}.get(pixels.dtype.itemsize, pixels.dtype))
+    return np.ascontiguousarray(pixels, (dtype if pixels.dtype.kind == "f" else pixels.dtype).newbyteorder("="))
+
+
+def _stack(array: NDArray[Any]) -> NDArray[Any]:
+    return array[None] if array.ndim == 2 else array
+
+
+def _read_npy(path: Path) -> Recording:
+    # Mapped, a size in the header that the file does not have is an error and no allocation.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of arrays: save one array with numpy.save")
+    frames = _stack(array)
+    return _recording(path, frames, frames.shape, frames.dtype)
+
+
+def _read_mrc(path: Path) -> Recording:
+    with mrcfile.mmap(path, mode="r", permissive=False) as mrc:
+        frames, voxel_A = _stack(mrc.data), (float(mrc.voxel_size.y), float(mrc.voxel_size.x))
+    # Programs that know no pixel size write 0, or 1 exactly.
+    square = math.isclose(*voxel_A, rel_tol=1e-4) and not math.isclose(voxel_A[0], 1, rel_tol=1e-6)
+    known = square and _PLAUSIBLE_A[0] < voxel_A[0] < _PLAUSIBLE_A[1]
+    return _recording(path, frames, frames.shape, frames.dtype, voxel_A[0] if known else None)
+
+
+def _read_png(path: Path) -> Recording:
+    with Image.open(path, formats=["PNG"]) as image:
+        width, height = image.size
+        if width * height > _MAX_PIXELS:  # before Pillow expands it
+            raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {height} x {width}: bin it")
+        grey = image if image.mode in ("L", "I", "I;16") else image.convert("L")
+        pixels = np.array(grey)
+    return _recording(path, pixels[None], (1, *pixels.shape), pixels.dtype)
+
+
+class _TiffPages:
+    """Frames of a TIFF that are pages of their own, compressed or scattered; RGB becomes grey."""
+
+    def __init__(self, series: tifffile.TiffPageSeries) -> None:
+        self._series = series
+
+    def __len__(self) -> int:
+        return len(self._series.pages)
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        page = self._series.pages[number]
+        if page is None:
+            raise ValueError(f"no page {number}")
+        pixels: NDArray[Any] = page.asarray()
+        return pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1, dtype=np.float32)
+
+
+def _read_tiff(path: Path) -> Recording:
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it reports is told by our own error
+    with ExitStack() as opened:
+        tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")))
+        series = tiff.series[0]
+        coloured = series.axes.endswith("S")
+        shape = series.shape[:-1] if coloured else series.shape
+        shape = (1, *shape) if len(shape) == 2 else shape
+        sampling_A = _tiff_sampling_A(tiff)
+        if series.dataoffset is not None and not coloured:
+            dtype = np.dtype(series.dtype).newbyteorder("<" if tiff.byteorder == "<" else ">")
+            frames: _Frames = np.memmap(path, dtype, "r", series.dataoffset, shape)
+        elif len(series.pages) == shape[0] and len(tiff.series) == 1:
+            frames = _TiffPages(series)
+        else:
+            raise FileError(f"{path}: expected pages of one shape, got {len(tiff.series)} series: save them as a stack")
+        return _recording(path, frames, shape, np.dtype(series.dtype), sampling_A, opened.pop_all())
+
+
+def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:
+    """Pixel size from ImageJ's unit or from a resolution that can only be a microscope's, equal along both axes."""
+    tags = tiff.pages.first.tags
+    if "XResolution" not in tags or "YResolution" not in tags:
+        return None
+    (count_x, units_x), (count_y, units_y) = tags["XResolution"].value, tags["YResolution"].value
+    if count_x * units_y != count_y * units_x or count_x == 0:
+        return None
+    named = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").replace("\\u00C5", "å").lower()
+    unit_A = _LENGTHS_A.get(named)
+    if unit_A is None:
+        unit_A = _TIFF_UNITS_A.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None
+    sampling_A = None if unit_A is None else unit_A * units_x / count_x
+    return sampling_A if sampling_A and _PLAUSIBLE_A[0] < sampling_A < _PLAUSIBLE_A[1] else None
+
+
+_READERS: dict[str, Callable[[Path], Recording]] = {
+    ".npy": _read_npy,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+    ".png": _read_png,
+    ".mrc": _read_mrc,
+}
