@@ -1,0 +1,84 @@
+"""Publish recorded frames as acquisition software would: the native envelope, numbered, stamped, at a steady rate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, FileError
+from stream.files import pixel_size_A, read_frames, read_index
+from stream.sender import Exposure, add_sender_arguments, run_sender
+
+HELP = "publish recorded frames as acquisition software would"
+
+
+def find_recordings(files: list[Path], index: Path | None, sampling_A: float | None) -> list[tuple[Path, float | None]]:
+    """Paths in the order they are sent, each with the pixel size that is stated for it.
+
+    With an index, a folder (or nothing) stands for every file the index names; single files look their pixel size up.
+    """
+    if index is None:
+        if not files:
+            raise ConfigError("Expected files to replay, or --index, got neither: name some")
+        for path in files:
+            if path.is_dir():
+                raise FileError(
+                    f"{path}: expected a file, got a folder: name its files, or an index of it with --index"
+                )
+        return [(path, sampling_A) for path in files]
+    sizes_A = read_index(index)
+    found: list[tuple[Path, float | None]] = []
+    for path in files or [index.parent]:
+        if path.is_dir():
+            found += [(path / name, size_A) for name, size_A in sizes_A.items()]
+        elif path.name in sizes_A:
+            found.append((path, sizes_A[path.name]))
+        else:
+            raise FileError(f"{path}: expected a file that {index} names, got another: add it to the index")
+    return found if sampling_A is None else [(path, sampling_A) for path, _ in found]
+
+
+def exposures(
+    recordings: list[tuple[Path, float | None]], header: Mapping[str, Any], loop: bool = False
+) -> Iterator[Exposure]:
+    """Every frame of every file; with `loop` again and again, each pass a series of its own."""
+    series = 0
+    while True:
+        for path, sampling_A in recordings:
+            with read_frames(path) as recording:
+                said = {"series": series, "sampling": pixel_size_A(recording, sampling_A), **header}
+                yield from ((pixels, said) for pixels in recording)
+        series += 1
+        if not loop:
+            return
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `atomstream replay`."""
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings, or a folder with its --index")
+    parser.add_argument("--sampling", type=float, help="A/px, for files that do not say it or say it wrongly")
+    parser.add_argument("--index", type=Path, metavar="CSV", help="index with the columns file, sampling_A_per_px")
+    add_sender_arguments(parser)
+    parser.add_argument("--loop", action="store_true", help="again and again")
+    parser.add_argument("--dose", type=float, help="e/A^2 in a frame, if known")
+    parser.add_argument("--source", default="replay", metavar="NAME", help="what the header calls the sender (replay)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Open every file once, so that a mistake is told before the first frame leaves, then send."""
+    for name in ("sampling", "dose"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < 1e9:
+            raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: state it as it is")
+    recordings = find_recordings(options.files, options.index, options.sampling)
+    for path, sampling_A in recordings:
+        with read_frames(path) as recording:
+            pixel_size_A(recording, sampling_A)
+    header: dict[str, Any] = {"source": options.source}
+    if options.rate:
+        header |= {"exposure": 1 / options.rate, "frame_interval": 1 / options.rate}
+    if options.dose is not None:
+        header["dose"] = options.dose
+    return run_sender(exposures(recordings, header, options.loop), options)

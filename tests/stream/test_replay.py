@@ -1,0 +1,103 @@
+"""Recorded frames on the wire: which, in what order, and what their headers say."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from engine.errors import ConfigError, FileError
+from stream import replay
+from stream.messages import Message, decode
+
+STACK = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    np.save(tmp_path / "a.npy", STACK)
+    np.save(tmp_path / "b.npy", STACK[0] + 100)
+    (tmp_path / "index.csv").write_text("file,sampling_A_per_px\nb.npy,0.3\na.npy,0.2\n")
+    return tmp_path
+
+
+def parse(*arguments: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    replay.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def replayed(count: int, *arguments: object) -> list[Message]:
+    """What a PULL socket gets from `atomstream replay`."""
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        socket.linger = 0
+        socket.rcvtimeo = 20_000
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        options = parse(*arguments, "--socket", "push", "--connect", f"tcp://127.0.0.1:{port}")
+        thread = threading.Thread(target=replay.run, args=(options,))
+        thread.start()
+        messages = [decode(socket.recv_multipart()) for _ in range(count)]
+        thread.join()
+    return messages
+
+
+def test_frames_arrive_as_they_were_recorded(folder: Path) -> None:
+    messages = replayed(
+        3, folder / "a.npy", folder / "b.npy", "--sampling", 0.12, "--rate", 200, "--dose", 900, "--source", "old"
+    )
+    np.testing.assert_array_equal([message.pixels for message in messages], [*STACK, STACK[0] + 100])
+    assert [message.number for message in messages] == [0, 1, 2]
+    for message in messages:
+        assert (message.sampling_A, message.dose_e_A2, message.frame_interval_s) == (0.12, 900, 0.005)
+        assert message.header["source"] == "old"
+        assert message.header["exposure"] == 0.005
+
+
+def test_stamps_go_up(folder: Path) -> None:
+    stamps = [message.timestamp_s or 0 for message in replayed(3, "--index", folder / "index.csv", "--rate", 100)]
+    assert 0 < stamps[0] < stamps[1] < stamps[2]
+
+
+def test_as_fast_as_they_are_taken_says_no_interval(folder: Path) -> None:
+    message = replayed(1, folder / "b.npy", "--sampling", 0.12, "--rate", 0)[0]
+    assert message.frame_interval_s is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_index_gives_order_and_pixel_size(folder: Path, named: bool) -> None:
+    messages = replayed(3, *([folder] if named else []), "--index", folder / "index.csv", "--rate", 0)
+    assert [message.sampling_A for message in messages] == [0.3, 0.2, 0.2]
+    assert [int(message.pixels[0, 0]) for message in messages] == [100, 0, 12]
+
+
+def test_single_files_look_up_their_pixel_size(folder: Path) -> None:
+    assert replay.find_recordings([folder / "a.npy"], folder / "index.csv", None) == [(folder / "a.npy", 0.2)]
+    assert replay.find_recordings([folder / "a.npy"], folder / "index.csv", 0.5) == [(folder / "a.npy", 0.5)]
+    with pytest.raises(FileError, match="expected a file that"):
+        replay.find_recordings([folder / "c.npy"], folder / "index.csv", None)
+
+
+def test_a_loop_starts_a_new_series(folder: Path) -> None:
+    looped = replay.exposures([(folder / "a.npy", 0.2)], {}, loop=True)
+    assert [header["series"] for _, header in itertools.islice(looped, 5)] == [0, 0, 1, 1, 2]
+
+
+def test_mistakes_are_told_before_the_first_frame(folder: Path) -> None:
+    np.save(folder / "c.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for arguments, match in (
+        ((folder / "a.npy", folder / "c.npy", "--sampling", 0.1), "expected a readable file"),
+        ((folder / "a.npy",), "state it with --sampling"),
+        ((folder,), "got a folder"),
+        (("--index", folder / "none.csv"), "expected an index"),
+    ):
+        with pytest.raises(FileError, match=match):
+            replay.run(parse(*arguments))
+    with pytest.raises(ConfigError, match="Expected files to replay"):
+        replay.run(parse())
+    with pytest.raises(ConfigError, match="--sampling: expected a number over 0, got -1"):
+        replay.run(parse(folder / "a.npy", "--sampling", "-1"))
