@@ -25,7 +25,7 @@ def find_spec(model: str | Path) -> Path:
     names = list_models()
     if model not in names:
         raise ModelError(
-            f"Expected a model of {', '.join(names) or 'none (no model is installed)'} or a path to a spec .json, "
+            f"Expected a shipped model ({', '.join(names) or 'no model is installed'}) or a path to a spec .json, "
             f"got {model!r}: choose one of these"
         )
     return _FOLDER / f"{model}.json"
