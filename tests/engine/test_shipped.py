@@ -36,7 +36,9 @@ def test_a_name_an_unknown_name_and_a_path(tiny_model):
     assert list_models() == ("tiny",)
     assert find_spec("tiny") == tiny_model
     assert find_spec(str(tiny_model)) == find_spec(tiny_model) == tiny_model
-    with pytest.raises(ModelError, match=r"Expected a shipped model \(tiny\) or a path to a spec \.json, got 'graphite'"):
+    with pytest.raises(
+        ModelError, match=r"Expected a shipped model \(tiny\) or a path to a spec \.json, got 'graphite'"
+    ):
         find_spec("graphite")
 
 
