@@ -1,0 +1,115 @@
+"""Find the atoms in recorded frames: files in, a table of atoms out, and a picture of one frame where asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from engine.detector import Detector, load_detector
+from engine.errors import ConfigError, FrameError
+from engine.frame import Frame
+from stream.drawing import draw_atoms, write_picture
+from stream.files import pixel_size_A, read_frames
+from stream.table import Table
+
+HELP = "find the atoms in recorded frames"
+
+
+def find_atoms(
+    detector: Detector,
+    frames: Iterable[Frame],
+    table: Table,
+    rate_Hz: float | None = None,
+    picture: tuple[int, Path] | None = None,
+) -> tuple[int, int]:
+    """Every frame's atoms into the table, one frame's into a picture; the numbers of frames and of atoms.
+
+    Frames that cannot be processed leave no rows. They and the model's warnings are told on stderr at the end;
+    FrameError when no frame could be processed.
+    """
+    found = processed = 0
+    told: dict[str, list[int]] = {}
+    refused: FrameError | None = None
+    for number, frame in enumerate(frames):
+        try:
+            notes: Sequence[str] = detector.check(frame)
+            atoms = detector.detect(frame)
+        except FrameError as error:
+            refused, notes = error, [str(error)]
+        else:
+            table.add(number, number / rate_Hz if rate_Hz else None, atoms, frame.sampling_A)
+            processed, found = processed + 1, found + len(atoms)
+            if picture is not None and picture[0] == number:
+                write_picture(picture[1], draw_atoms(frame, atoms, detector.spec.threshold))
+        for note in notes:
+            told.setdefault(note, []).append(number)
+    if refused is not None and processed == 0:
+        raise refused
+    for note, numbers in told.items():
+        more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+        print(f"frame {numbers[0]}{more}: {note}", file=sys.stderr)
+    return processed, found
+
+
+def count_frames(files: Sequence[Path], sampling_A: float | None) -> int:
+    """Open every file once, so that a mistake is told before a model is loaded or a table begun."""
+    count = 0
+    for path in files:
+        with read_frames(path) as recording:
+            pixel_size_A(recording, sampling_A)
+            count += len(recording)
+    return count
+
+
+def read_all(files: Sequence[Path], sampling_A: float | None) -> Iterator[Frame]:
+    """The frames of all files in their order."""
+    for path in files:
+        with read_frames(path) as recording:
+            size_A = pixel_size_A(recording, sampling_A)
+            yield from (Frame(pixels, size_A) for pixels in recording)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `atomstream detect`."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".npy, .tif, .png or .mrc; (T, H, W) too")
+    parser.add_argument("--model", default="graphene", help="a shipped model, or the path of a spec .json (graphene)")
+    parser.add_argument(
+        "--sampling", type=float, metavar="A", help="A/px, for files that do not say it or say it wrongly"
+    )
+    parser.add_argument("--output", default="-", metavar="TABLE", help=".csv or .parquet; -: CSV to stdout (-)")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the recording: fills time_s")
+    parser.add_argument("--overlay", type=Path, metavar="PICTURE", help="draw the atoms over one frame")
+    parser.add_argument("--overlay-frame", type=int, default=0, metavar="N", help="which, counted from 0 (0)")
+    parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
+    parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Detect, and say on stderr how many atoms there were."""
+    for name in ("sampling", "rate", "threads"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < 1e9:
+            raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: correct it, or leave it out")
+    count = count_frames(options.files, options.sampling)
+    if options.overlay and not 0 <= options.overlay_frame < count:
+        raise ConfigError(
+            f"--overlay-frame: expected 0 to {count - 1}, got {options.overlay_frame}: choose one of these"
+        )
+    picture = (options.overlay_frame, options.overlay) if options.overlay else None
+    output = None if options.output == "-" else Path(options.output)
+    console = Console(stderr=True)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with (
+        load_detector(options.model, precision=options.precision, threads=options.threads) as detector,
+        Table(output, detector.spec.classes) as table,
+        progress,
+    ):
+        frames = progress.track(read_all(options.files, options.sampling), total=count, description="frames")
+        processed, found = find_atoms(detector, frames, table, options.rate, picture)
+    print(f"{found} atoms in {processed} frame{'s' * (processed != 1)}", file=sys.stderr)
+    return 0
