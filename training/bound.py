@@ -39,7 +39,9 @@ def _moved(specimen: Specimen, shot: Shot, atom: int, axis: int, step_A: float) 
     """The exit wave with one atom moved: a sheet is thin, so its phases add."""
     ky, kx = frequencies(specimen.wave.shape, SAMPLING_A)
     y, x = specimen.positions_A[atom]
-    here = carbon_phase(specimen.wave.shape, SAMPLING_A, shot.optics.voltage_kV) * np.exp(-2j * np.pi * (ky * y + kx * x))
+    here = carbon_phase(specimen.wave.shape, SAMPLING_A, shot.optics.voltage_kV) * np.exp(
+        -2j * np.pi * (ky * y + kx * x)
+    )
     there = here * np.exp(-2j * np.pi * (kx if axis else ky) * step_A)
     change = scipy.fft.ifft2(there - here).real / SAMPLING_A**2
     return (specimen.wave * np.exp(1j * change)).astype(np.complex64)

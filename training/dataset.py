@@ -50,18 +50,25 @@ def crop(shot: Shot, recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[
     pixels = prepared.pixels[0, :, low[0] : low[0] + size, low[1] : low[1] + size]
     scale = np.array(prepared.scale)
     positions = (shot.positions_px + 0.5) / scale - 0.5 - low
-    grid = [np.rint((np.arange(size) + start + 0.5) * s - 0.5).astype(int) for start, s in zip(low, prepared.scale, strict=True)]
+    grid = [
+        np.rint((np.arange(size) + start + 0.5) * s - 0.5).astype(int)
+        for start, s in zip(low, prepared.scale, strict=True)
+    ]
     rows, cols = (np.clip(g, 0, n - 1) for g, n in zip(grid, shot.covered.shape, strict=True))
     covered = shot.covered[np.ix_(rows, cols)]
     if rng.random() < 0.5:
         pixels, covered = pixels[:, ::-1], covered[::-1]
         positions = positions * [-1, 1] + [size - 1, 0]
     answer = targets(positions, covered, spec.stride, spec.sampling_A)
-    maps = np.concatenate([answer.heat[None], answer.offset, answer.near[None], answer.covered[None], answer.weight[None]])
+    maps = np.concatenate(
+        [answer.heat[None], answer.offset, answer.near[None], answer.covered[None], answer.weight[None]]
+    )
     return np.ascontiguousarray(pixels), maps
 
 
-def loader(specimens: list[Specimen], recipe: Recipe, first_step: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(
+    specimens: list[Specimen], recipe: Recipe, first_step: int, workers: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches from a step on, made by processes beside the training."""
     samples = Samples(specimens, recipe, first_step * recipe.batch // VIEWS)
     return DataLoader(

@@ -33,23 +33,28 @@ class Specimen:
         return self.wave.shape[0] * SAMPLING_A
 
 
-def exit_wave(positions_A: NDArray[np.float64], cell_A: float, voltage_kV: float, element: str = "C") -> NDArray[np.complex64]:
-    """Exit wave of atoms (N, 3) at (z, y, x), as a (H, W) array at SAMPLING_A, rows along y."""
+def exit_wave(
+    positions_A: NDArray[np.float64],
+    cell_A: tuple[float, float],
+    voltage_kV: float,
+    element: str = "C",
+    sampling_A: float = SAMPLING_A,
+) -> NDArray[np.complex64]:
+    """Exit wave of atoms (N, 3) at (z, y, x) in a periodic cell (height, width), as an (H, W) array, rows along y."""
     import abtem
     from ase import Atoms
 
     z = positions_A[:, 0] - positions_A[:, 0].min() + 2
     atoms = Atoms([element] * len(z), np.column_stack([positions_A[:, 2], positions_A[:, 1], z]))
-    atoms.set_cell([cell_A, cell_A, float(z.max()) + 2])
-    with abtem.config.set({"local_diagnostics.progress_bar": False}):
-        potential = abtem.Potential(atoms, sampling=SAMPLING_A / 2, slice_thickness=1, projection="infinite")
+    atoms.set_cell([cell_A[1], cell_A[0], float(z.max()) + 2])
+    with abtem.config.set({"diagnostics.progress_bar": False, "local_diagnostics.progress_bar": False}):
+        potential = abtem.Potential(atoms, sampling=sampling_A / 2, slice_thickness=1, projection="infinite")
         wave = abtem.PlaneWave(energy=voltage_kV * 1e3).multislice(potential).compute()
     fine = np.asarray(wave.array).T  # abTEM keeps [x, y]
-    n = round(cell_A / SAMPLING_A)
-    spectrum = np.fft.fftshift(np.fft.fft2(fine))
-    edge = (fine.shape[0] - n) // 2
-    kept = np.fft.ifftshift(spectrum[edge : edge + n, edge : edge + n])
-    return np.fft.ifft2(kept).astype(np.complex64) * np.float32((n / fine.shape[0]) ** 2)
+    shape = [round(length / sampling_A) for length in cell_A]
+    (top, left), (height, width) = ((f - n) // 2 for f, n in zip(fine.shape, shape, strict=True)), shape
+    spectrum = np.fft.fftshift(np.fft.fft2(fine))[top : top + height, left : left + width]
+    return np.fft.ifft2(np.fft.ifftshift(spectrum)).astype(np.complex64) * np.float32(height * width / fine.size)
 
 
 def simulate(
@@ -71,7 +76,7 @@ def simulate(
         if not path.exists():
             atoms = structure(np.random.default_rng((seed, k)))
             partial = path.with_suffix(".part.npz")
-            np.savez(partial, wave=exit_wave(atoms, cell_A, voltage_kV), positions_A=atoms[:, 1:])
+            np.savez(partial, wave=exit_wave(atoms, (cell_A, cell_A), voltage_kV), positions_A=atoms[:, 1:])
             partial.rename(path)
         progress(k + 1)
 

@@ -1,6 +1,6 @@
 """Exit waves to weights: one plain loop, a checkpoint every few minutes, resumable.
 
-    atomstream-train fit graphene
+atomstream-train fit graphene
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def loss_terms(raw: Tensor, maps: Tensor) -> dict[str, Tensor]:
 
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
-    average = torch.optim.swa_utils.AveragedModel(UNet(recipe.spec.channels, recipe.widths, recipe.depth), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(
+        UNet(recipe.spec.channels, recipe.widths, recipe.depth), use_buffers=True
+    )
     average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
     return average.module.eval()
 
@@ -103,7 +105,12 @@ def _schedule(step: int, steps: int) -> float:
 
 def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     partial = path.with_suffix(".part")
-    state = {"step": step, "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+    state = {
+        "step": step,
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
     torch.save(state, partial)
     partial.rename(path)
 

@@ -178,14 +178,14 @@ def shoot(
             sampling_A = look.sampling_A * (1 + rng.uniform(-1, 1) * ranges.sampling_error)
             frame = Frame(detect(ideal, ranges, rng), sampling_A, dose_e_A2=dose)
             positions = look.to_frame(specimen.positions_A + shift_A)
-            shots.append(Shot(frame, positions, _warp(covered, look, cv2.INTER_LINEAR), ideal, optics, look, fall, decided))
+            shots.append(
+                Shot(frame, positions, _warp(covered, look, cv2.INTER_LINEAR), ideal, optics, look, fall, decided)
+            )
         return shots
     return []
 
 
-def is_decidable(
-    spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float]
-) -> bool:
+def is_decidable(spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float]) -> bool:
     """The rule of training.decidable on the part of the specimen in view."""
     image = scipy.fft.ifft2(spectrum).real.astype(np.float32)
     half = max(view.shape[0] * view.sampling_A / 2, 18.0)

@@ -44,9 +44,7 @@ def match(truth: NDArray[np.float64], found: NDArray[np.float64], tolerance: flo
     return np.array(pairs, np.intp).reshape(-1, 2)
 
 
-def score(
-    truth: NDArray[np.float64], found: NDArray[np.float64], sampling_A: float, shape: tuple[int, int]
-) -> Score:
+def score(truth: NDArray[np.float64], found: NDArray[np.float64], sampling_A: float, shape: tuple[int, int]) -> Score:
     """Compare (N, 2) and (M, 2) positions (y, x) in pixels of a frame of `shape`."""
     pairs = match(truth, found, TOLERANCE_A / sampling_A)
     in_truth, in_found = (_inner(rows, BORDER_A / sampling_A, shape) for rows in (truth, found))

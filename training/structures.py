@@ -138,7 +138,9 @@ def _remove_atoms(
         gone |= _in_hole(atoms, rng.uniform(0, ranges.cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
     if rng.random() < ranges.edge_chance:
         angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.3) * ranges.cell_A
-        along = (atoms - ranges.cell_A / 2) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        along = (atoms - ranges.cell_A / 2) @ np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
         rough = 3 * np.sin(along[:, 1] / rng.uniform(4, 10) + rng.uniform(0, 6))
         gone |= along[:, 0] > depth + rough
     bonds = np.concatenate([bonds, np.array(added, np.intp).reshape(-1, 2)])
@@ -155,7 +157,9 @@ def _neighbours(bonds: Bonds, atom: int) -> list[int]:
     return [int(n) for n in np.concatenate([bonds[bonds[:, 0] == atom, 1], bonds[bonds[:, 1] == atom, 0]])]
 
 
-def _in_hole(atoms: Points, centre: NDArray[np.float64], radius_A: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _in_hole(
+    atoms: Points, centre: NDArray[np.float64], radius_A: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
     away = atoms - centre
     angle = np.arctan2(away[:, 0], away[:, 1])
     wavy = 1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(3 * angle + rng.uniform(0, 6))

@@ -27,9 +27,7 @@ class Targets:
     weight: NDArray[np.float32]
 
 
-def targets(
-    positions_px: NDArray[np.float64], covered: NDArray[np.float32], stride: int, sampling_A: float
-) -> Targets:
+def targets(positions_px: NDArray[np.float64], covered: NDArray[np.float32], stride: int, sampling_A: float) -> Targets:
     """Targets of a sample.
 
     Parameters
@@ -45,7 +43,9 @@ def targets(
     hidden = covered[: h * stride, : w * stride].reshape(h, stride, w, stride).mean(axis=(1, 3))
     reach_px = 4 * HEAT_A / sampling_A
     inside = np.all((positions_px > -reach_px) & (positions_px < np.array(covered.shape) + reach_px), axis=1)
-    padded = np.append(positions_px[inside], [[np.inf, np.inf]], axis=0)  # the index a query gives where nothing is near
+    padded = np.append(
+        positions_px[inside], [[np.inf, np.inf]], axis=0
+    )  # the index a query gives where nothing is near
     distance, nearest = cKDTree(padded[:-1]).query(centres, distance_upper_bound=reach_px)
     distance_A = distance * sampling_A
     offset = np.where(np.isfinite(distance)[:, None], padded[nearest] - centres, 0)

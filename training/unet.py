@@ -12,13 +12,19 @@ HEAT, DY, DX, LOG_SIGMA, COVERED = range(5)
 class UNet(nn.Module):
     """(B, C, H, W) normalised frames to (B, 5, H/2, W/2) raw maps; H and W multiples of 2^levels."""
 
-    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (24, 48, 96, 128), depth: tuple[int, ...] = (1, 1, 2, 3)):
+    def __init__(
+        self, channels: int = 1, widths: tuple[int, ...] = (24, 48, 96, 128), depth: tuple[int, ...] = (1, 1, 2, 3)
+    ):
         super().__init__()
         self.stem = _step(4 * channels, widths[0])
         self.down = nn.ModuleList(_step(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.encode = nn.ModuleList(nn.Sequential(*(_step(w, w) for _ in range(n))) for w, n in zip(widths, depth, strict=True))
+        self.encode = nn.ModuleList(
+            nn.Sequential(*(_step(w, w) for _ in range(n))) for w, n in zip(widths, depth, strict=True)
+        )
         self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.decode = nn.ModuleList(nn.Sequential(*(_step(w, w) for _ in range(2 if k == 0 else 1))) for k, w in enumerate(widths[:-1]))
+        self.decode = nn.ModuleList(
+            nn.Sequential(*(_step(w, w) for _ in range(2 if k == 0 else 1))) for k, w in enumerate(widths[:-1])
+        )
         self.head = nn.Conv2d(widths[0], 5, 1)
         with torch.no_grad():
             self.head.bias[HEAT] = -1.5

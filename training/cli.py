@@ -1,0 +1,179 @@
+"""atomstream-train: simulate, fit, export, evaluate. Everything a run depends on is in its recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
+from training.recipes import RECIPES
+from training.recipes.recipe import Recipe
+
+HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; errors of the user's making are one line and exit status 2."""
+    try:
+        options = _parser().parse_args(argv)
+        recipe = RECIPES[options.recipe]()
+        folder = options.folder or Path("runs") / options.recipe
+        options.run(recipe, folder, options)
+    except (AtomstreamError, FileNotFoundError) as error:
+        print(f"atomstream-train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("atomstream-train: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """Exit waves for training and, from another seed, for evaluation; or those the simulated camera plays."""
+    from training import exit_waves, playback, structures
+
+    if options.playback:
+        playback.write_playback(options.playback, recipe.images.voltage_kV, recipe.seed)
+        return
+    for name, count, seed in (
+        ("waves", options.count or recipe.specimens, recipe.seed),
+        ("held_out", options.held_out or recipe.held_out, recipe.seed + HELD_OUT_SEED),
+    ):
+        with _bar() as bar:
+            task = bar.add_task(name, total=count)
+            exit_waves.simulate(
+                folder / name,
+                count,
+                seed,
+                lambda rng: structures.sheet(recipe.sheets, rng),
+                recipe.sheets.cell_A,
+                recipe.images.voltage_kV,
+                lambda done, bar=bar, task=task: bar.update(task, completed=done),
+            )
+
+
+def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """Train, from the last checkpoint where there is one."""
+    import torch
+
+    from training.exit_waves import read_specimens
+    from training.fit import fit as run
+    from training.report import loss_curves
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = replace(recipe, steps=options.steps or recipe.steps)
+    (folder / "fit").mkdir(parents=True, exist_ok=True)
+    with _bar() as bar:
+        task = bar.add_task("fit", total=recipe.steps)
+        shown = _Losses(bar, task)
+        run(read_specimens(folder / "waves"), recipe, folder / "fit", options.workers, shown)
+    if (folder / "fit" / "losses.jsonl").exists():
+        loss_curves(folder / "fit" / "losses.jsonl", folder / "fit" / "losses.png")
+
+
+def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """ONNX, INT8 and spec from the last checkpoint."""
+    from training.exit_waves import read_specimens
+    from training.export import export as run
+    from training.fit import read_network
+
+    network = read_network(folder / "fit" / "checkpoint.pt", recipe)
+    output = options.output or folder / "export"
+    spec = run(network, recipe, read_specimens(folder / "waves"), output, Console(stderr=True).print)
+    print(f"{output / spec.name}.json: threshold {spec.threshold:g}")
+
+
+def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """Report on held-out specimens, and the figures into the model's spec."""
+    from training.evaluate import evaluate as run
+    from training.exit_waves import read_specimens
+    from training.report import write_report
+
+    model = options.model or folder / "export" / f"{recipe.spec.name}.json"
+    seed = recipe.seed + HELD_OUT_SEED
+    with load_detector(model, precision=options.precision) as detector, _bar() as bar:
+        task = bar.add_task("evaluate", total=options.frames)
+        results = run(
+            detector,
+            read_specimens(folder / "held_out"),
+            recipe.images,
+            seed,
+            options.frames,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+        backend = detector.backend
+    table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report")
+    spec = ModelSpec.read(model)
+    figures = {
+        f"{dose} e/A^2": {key: round(row[key], 4) for key in ("f1", "rmse_pm", "bound_pm")}
+        for dose, row in table.items()
+    }
+    replace(spec, measured={**spec.measured, backend: figures}).write(model)
+    for dose, row in table.items():
+        print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="atomstream-train", description="Simulate specimens, fit a network, export and evaluate it.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for run in (simulate, fit, export, evaluate):
+        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command.add_argument("recipe", choices=sorted(RECIPES))
+        command.add_argument("--folder", type=Path, help="of the run (runs/RECIPE)")
+        command.set_defaults(run=run)
+        for flags, settings in _FLAGS[run.__name__]:
+            command.add_argument(flags, **settings)
+    return parser
+
+
+_FLAGS = {
+    "simulate": [
+        ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
+        ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),
+        ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
+    ],
+    "fit": [
+        ("--steps", {"type": int, "help": "of the optimiser (the recipe's)"}),
+        ("--workers", {"type": int, "default": 1, "help": "processes that draw samples (1)"}),
+        ("--threads", {"type": int, "help": "of the training itself (all cores)"}),
+    ],
+    "export": [("--output", {"type": Path, "help": "folder of the model (FOLDER/export)"})],
+    "evaluate": [
+        ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
+        ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
+        ("--frames", {"type": int, "default": 70, "help": "settings, each at every dose (70)"}),
+        ("--report", {"type": Path, "help": "folder of the report (FOLDER/report)"}),
+    ],
+}
+
+
+class _Losses:
+    """Shows step and losses in a progress bar."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, step: int, losses: dict[str, float]) -> None:
+        said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._bar.update(self._task, completed=step, description=f"fit  {said}")
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

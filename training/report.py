@@ -1,0 +1,142 @@
+"""What the evaluation found, as one HTML file with its pictures inside, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from training.evaluate import Result, summarise
+from training.score import match, TOLERANCE_A
+
+_WORST = 10
+_HEADINGS = {
+    "frames": "decidable frames",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "worst_f1": "worst F1",
+    "worst_f1_bound_20_pm": "worst F1, bound to 20 pm",
+    "rmse_pm": "error, pm",
+    "bound_pm": "bound, pm",
+    "error_over_bound_median": "error / bound, median frame",
+    "error_over_sigma": "error / sigma",
+    "undecidable": "undecidable",
+    "undecidable_f1": "F1 of these",
+}
+
+
+def write_report(results: list[Result], name: str, folder: Path) -> dict[str, Any]:
+    """Write folder/report.html and folder/report.json; returns the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = summarise(results)
+    (folder / "report.json").write_text(json.dumps(table, indent=2) + "\n")
+    body = [
+        f"<h1>{html.escape(name)}</h1>",
+        "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes over the whole "
+        "range of the recipe. F1: one-to-one pairs within 0.5 A. Errors are per axis. Frames whose contrast nobody could decide "
+        "are counted apart.</p>",
+        _table(table),
+        _image(_curves(results, table)),
+        f"<h2>The {_WORST} worst decidable frames</h2>",
+        *(_image(_frame(result)) for result in worst(results)),
+    ]
+    style = "body{font-family:sans-serif;max-width:75em;margin:2em auto}td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
+    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
+    (folder / "report.html").write_text(page)
+    return table
+
+
+def worst(results: list[Result]) -> list[Result]:
+    """The decidable frames of lowest F1 among doses of at least 1e4 e/A^2."""
+    rows = [r for r in results if r.decidable and r.dose_e_A2 >= 1e4]
+    return sorted(rows, key=lambda r: r.score.f1)[:_WORST]
+
+
+def loss_curves(log: Path, picture: Path) -> None:
+    """Draw a run's losses.jsonl."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [key for key in rows[0] if key != "step"]
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.5), squeeze=False)
+    steps = np.array([row["step"] for row in rows])
+    for axis, key in zip(axes[0], names, strict=True):
+        values = np.array([row[key] for row in rows])
+        axis.plot(steps, values, lw=0.4, alpha=0.5)
+        window = min(len(values), 25)
+        axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
+        axis.set(title=key, xlabel="step")
+    figure.tight_layout()
+    figure.savefig(picture, dpi=90)
+    plt.close(figure)
+
+
+def _table(table: dict[str, dict[str, float]]) -> str:
+    head = "".join(f"<th>{text}</th>" for text in ("dose, e/A²", *_HEADINGS.values()))
+    rows = [
+        f"<tr><th>{dose}</th>" + "".join(f"<td>{row[key]:.4g}</td>" for key in _HEADINGS) + "</tr>"
+        for dose, row in table.items()
+    ]
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _curves(results: list[Result], table: dict[str, dict[str, float]]) -> Figure:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.5))
+    doses = [float(dose) for dose in table]
+    for key in ("f1", "precision", "recall", "worst_f1"):
+        left.semilogx(doses, [row[key] for row in table.values()], "o-", label=_HEADINGS[key])
+    left.set(xlabel="dose, e/A²", ylim=(0, 1.02))
+    left.legend()
+    for key in ("rmse_pm", "bound_pm"):
+        middle.loglog(doses, [row[key] for row in table.values()], "o-", label=_HEADINGS[key])
+    middle.set(xlabel="dose, e/A²", ylabel="pm")
+    middle.legend()
+    sure = [r for r in results if r.decidable]
+    right.scatter(
+        [r.bound_pm for r in sure], [r.score.rmse_pm for r in sure], s=8, c=[np.log10(r.dose_e_A2) for r in sure]
+    )
+    right.plot([1, 100], [1, 100], "k--", lw=0.8)
+    right.set(xlabel="bound, pm", ylabel="error, pm", xscale="log", yscale="log")
+    figure.tight_layout()
+    return figure
+
+
+def _frame(result: Result) -> Figure:
+    """The frame, beside it the same with true atoms found, missed and invented."""
+    figure, axes = plt.subplots(1, 2, figsize=(14, 7))
+    pixels = result.shot.frame.pixels
+    truth, found = result.shot.positions_px, result.found_px
+    pairs = match(truth, found.astype(np.float64), TOLERANCE_A / result.shot.view.sampling_A)
+    missed = np.delete(truth, pairs[:, 0], axis=0)
+    invented = np.delete(found, pairs[:, 1], axis=0)
+    for axis in axes:
+        axis.imshow(pixels, cmap="gray", vmin=np.percentile(pixels, 1), vmax=np.percentile(pixels, 99))
+        axis.set(xlim=(0, pixels.shape[1]), ylim=(pixels.shape[0], 0))
+    axes[1].plot(truth[pairs[:, 0], 1], truth[pairs[:, 0], 0], "g.", ms=3, label="found")
+    axes[1].plot(missed[:, 1], missed[:, 0], "rx", ms=5, label="missed")
+    axes[1].plot(invented[:, 1], invented[:, 0], "c+", ms=6, label="invented")
+    axes[1].legend(loc="upper right")
+    optics = result.shot.optics
+    figure.suptitle(
+        f"frame {result.number}, {result.dose_e_A2:g} e/A², {result.shot.view.sampling_A:.3f} A/px: F1 {result.score.f1:.3f}, "
+        f"bound {result.bound_pm:.1f} pm, defocus {optics.defocus_A:.0f} A, Cs {optics.Cs_A / 1e4:.1f} um, "
+        f"astigmatism {optics.astigmatism_A:.0f} A"
+    )
+    figure.tight_layout()
+    return figure
+
+
+def _image(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70)
+    plt.close(figure)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
