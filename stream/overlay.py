@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
             ws_per_message_deflate=False,  # noise does not compress
             limit_concurrency=_MAX_CONNECTIONS,
             log_config=None,
+            log_level="warning",
             access_log=False,
             proxy_headers=False,
             server_header=False,
