@@ -1,0 +1,131 @@
+"""The demo: ports, what it does when a child ends, and one real run as a user sees it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from engine import list_models
+from engine.errors import AtomstreamError
+from stream import demo
+from stream.camera import SPECIMEN
+from stream.cli import main
+
+COMMAND = Path(sys.executable).with_name("atomstream")
+
+
+class Process:
+    """A child that ends with `status` when asked the third time."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status, self.asked = status, 0
+
+    def poll(self) -> int | None:
+        self.asked += 1
+        return self.status if self.asked > 2 else None
+
+
+def children(serve: int | None, camera: int | None, said: str = "") -> tuple[Any, Any]:
+    return tuple(
+        demo._Child(name, Process(status), io.StringIO(said))  # type: ignore[arg-type]
+        for name, status in (("serve", serve), ("camera", camera))
+    )
+
+
+class TestWatch:
+    @pytest.fixture(autouse=True)
+    def no_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(demo, "time", SimpleNamespace(sleep=lambda seconds: None))
+
+    def test_serve_may_end(self) -> None:
+        serve, camera = children(serve=0, camera=None)
+        demo.watch((serve, camera), allowed=serve)
+
+    @pytest.mark.parametrize("status", [0, 2])
+    def test_the_camera_may_not(self, status: int) -> None:
+        serve, camera = children(None, status, "starting\natomstream: no specimen\n\n")
+        with pytest.raises(AtomstreamError, match=rf"end of camera \(exit status {status}: atomstream: no specimen\)"):
+            demo.watch((serve, camera), allowed=serve)
+
+    def test_serve_may_not_fail(self) -> None:
+        serve, camera = children(2, None)
+        with pytest.raises(AtomstreamError, match=r"end of serve \(exit status 2\)"):
+            demo.watch((serve, camera), allowed=serve)
+
+
+def test_a_port_that_is_taken_is_not_chosen() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        default = taken.getsockname()[1]
+        assert demo.free_port(default) not in (0, default)
+    assert demo.free_port(default) == default
+
+
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan"])
+def test_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", f"--seconds={seconds}"]) == 2
+    assert "--seconds: expected a number over 0" in capsys.readouterr().err
+
+
+def test_a_child_that_cannot_start_ends_it_all(tmp_path: Path) -> None:
+    command = [COMMAND, "demo", "--model", tmp_path / "none.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    assert "none.json" in done.stderr
+    assert re.search(
+        r"atomstream: expected overlay, serve, camera to run on, got the end of (serve|camera)", done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
+def test_children_die_with_a_parent_that_is_killed() -> None:
+    script = (
+        "import subprocess, time; from contextlib import ExitStack; from stream.demo import start\n"
+        "overlay = start(ExitStack(), 'overlay', '--port=0', stdout=subprocess.PIPE)\n"
+        "overlay.process.stdout.readline(); print(overlay.process.pid, flush=True); time.sleep(100)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        overlay = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    gone, alive = psutil.wait_procs([overlay], timeout=30)
+    assert gone or alive[0].status() == psutil.STATUS_ZOMBIE  # where nobody reaps orphans
+
+
+@pytest.mark.skipif(
+    "graphene" not in list_models() or not SPECIMEN.exists(), reason="the graphene model or specimen is not shipped yet"
+)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_short_real_run(interrupted: bool) -> None:
+    seconds = "60" if interrupted else "4"
+    command = [COMMAND, "demo", "--json", "--seconds", seconds]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.match(r"overlay: http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        while interrupted and " in, " not in process.stdout.readline():
+            pass
+        if interrupted:
+            process.send_signal(signal.SIGINT)
+        family = psutil.Process(process.pid).children(recursive=True)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert set(summary) >= {"received", "processed", "dropped", "fps", "latency_ms", "in_time", "atoms_mean", "model"}
+    assert summary["received"] == summary["processed"] + sum(summary["dropped"].values())
+    assert summary["processed"] > 0
+    assert summary["atoms_mean"] > 400
+    assert summary["model"] == "graphene"
+    assert not psutil.wait_procs(family, timeout=10)[1]
