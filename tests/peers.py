@@ -38,3 +38,9 @@ def prometheus() -> str:
 def promtool() -> str:
     """The checker that comes with Prometheus."""
     return find("promtool")
+
+
+@pytest.fixture(scope="session")
+def systemd_analyze() -> str:
+    """The checker of systemd's units."""
+    return find("systemd-analyze")
