@@ -1,0 +1,53 @@
+# Everything from a fresh machine with Python 3.11 or newer: the first call of a target installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help demo test test-all check bench clean
+
+help:
+	@echo "make demo      camera, service and overlay page; SECONDS=20 ends by itself, JSON=1 ends with a line of JSON"
+	@echo "make test      the tests that need pip packages only"
+	@echo "make test-all  and those that need a browser or Prometheus"
+	@echo "make check     ruff, mypy, import-linter"
+	@echo "make bench     speed of the live path, into docs/performance.md"
+	@echo "make clean     remove caches and builds; the environment stays in $(VENV)"
+
+demo: $(VENV)/.live
+	@$(VENV)/bin/atomstream demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -m "not peer and not gpu"
+
+test-all: $(VENV)/.dev
+	$(RUN) -m pytest -m "not gpu" -rs
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev
+	$(RUN) -m bench
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Live use needs neither torch nor abTEM; the development install holds it too.
+$(VENV)/.live: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Atomstream into $(VENV)"
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Atomstream and its tests into $(VENV), which takes some minutes"
+	@$(INSTALL) ".[dev]"
+	@touch $@ $(VENV)/.live
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1): install one, then make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
