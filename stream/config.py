@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import difflib
 import json
-import math
 import re
 import textwrap
 import tomllib
@@ -21,14 +20,23 @@ from typing import Any, get_args, get_type_hints
 from engine.errors import ConfigError, FileError
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MOST = 1e12
+_MOST_WAITING = 1_000_000
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _option(
-    default: Any, text: str, *, section: str = "", choices: tuple[str, ...] = (), least: float = -math.inf
+    default: Any,
+    text: str,
+    *,
+    section: str = "",
+    choices: tuple[str, ...] = (),
+    least: float = -_MOST,
+    most: float = _MOST,
 ) -> Any:
     """A field with what the file's comments, the flags' help and the checks need; `section` opens one in the file."""
-    return field(default=default, metadata={"help": text, "section": section, "choices": choices, "least": least})
+    metadata = {"help": text, "section": section, "choices": choices, "least": least, "most": most}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class ServeConfig:
     model: str = _option("graphene", "a shipped model by name, or the path of a model spec .json", section="Model")
     backend: str = _option("openvino", "what runs the network")
     precision: str = _option("auto", "auto, f32, bf16 or int8; auto takes the fastest that the model and CPU have")
-    threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1)
+    threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1, most=1024)
 
     input: str = _option("tcp://127.0.0.1:5555", "endpoint that frames come from", section="Frames in")
     input_role: str = _option("connect", "who waits for whom", choices=("connect", "bind"))
@@ -53,8 +61,10 @@ class ServeConfig:
         "lossless: none is dropped, the sender is held back (needs socket = pull)",
         choices=("latest", "lossless"),
     )
-    queue_frames: int = _option(8, "frames that may wait with policy lossless", least=1)
-    receive_hwm: int = _option(16, "messages ZeroMQ may hold on the way in (its high-water mark)", least=1)
+    queue_frames: int = _option(8, "frames that may wait with policy lossless", least=1, most=_MOST_WAITING)
+    receive_hwm: int = _option(
+        16, "messages ZeroMQ may hold on the way in (its high-water mark)", least=1, most=_MOST_WAITING
+    )
     max_frame_MB: float = _option(256.0, "a larger frame is dropped, in 10^6 bytes", least=0.001)
     max_frame_pixels: int = _option(67_108_864, "a frame of more pixels is dropped", least=1)
     axis_order: str = _option(
@@ -85,13 +95,15 @@ class ServeConfig:
     )
 
     output: str = _option("tcp://127.0.0.1:5556", "endpoint that results are published at", section="Results out")
-    send_hwm: int = _option(100, "results ZeroMQ may hold for a slow subscriber before it loses some", least=1)
+    send_hwm: int = _option(
+        100, "results ZeroMQ may hold for a slow subscriber before it loses some", least=1, most=_MOST_WAITING
+    )
     preview_rate: float = _option(10.0, "preview pictures a second; 0: none", least=0)
-    preview_size: int = _option(512, "longer side of a preview in pixels", least=16)
+    preview_size: int = _option(512, "longer side of a preview in pixels", least=16, most=65536)
     status_interval: float = _option(1.0, "seconds from status to status", least=0.05)
 
     metrics_host: str = _option("127.0.0.1", "address of the Prometheus metrics", section="Metrics")
-    metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0)
+    metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0, most=65535)
 
     stop_after_seconds: float | None = _option(None, "end by itself after so long", section="End", least=0)
     stop_after_frames: int | None = _option(None, "end by itself once so many frames are processed or dropped", least=1)
@@ -107,8 +119,6 @@ class ServeConfig:
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "
                 "slow SUB, so send with PUSH and set socket = pull, or choose policy 'latest'"
             )
-        if self.metrics_port > 65535:
-            raise ConfigError(f"metrics_port: expected 0 to 65535, got {self.metrics_port}: choose a free port")
 
 
 def read_config(path: Path | None, flags: Mapping[str, str | bool | None]) -> ServeConfig:
@@ -188,7 +198,7 @@ def _parse(option: dataclasses.Field[Any], text: str) -> Any:
 
 def _check(option: dataclasses.Field[Any], value: Any) -> None:
     kind, choices = _type(option), option.metadata["choices"]
-    least: float = option.metadata["least"]
+    least, most = option.metadata["least"], option.metadata["most"]
     if value is None and option.default is None:
         return
     # In Python a bool is an int, and in TOML 1 is no float: the first is a mistake here, the second is meant.
@@ -196,8 +206,8 @@ def _check(option: dataclasses.Field[Any], value: Any) -> None:
         raise _wrong(option, _WORDS[kind], value)
     if choices and value not in choices:
         raise _wrong(option, " or ".join(choices), value)
-    if isinstance(value, int | float) and not least <= value < math.inf:
-        raise _wrong(option, f"{_WORDS[kind]} from {least:g} up" if math.isfinite(least) else "a finite number", value)
+    if isinstance(value, int | float) and not least <= value <= most:
+        raise _wrong(option, f"{_WORDS[kind]} from {least:g} to {most:g}", value)
 
 
 def _wrong(option: dataclasses.Field[Any], expected: str, got: object) -> ConfigError:

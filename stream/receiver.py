@@ -15,8 +15,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import ConfigError
 
-_HEARTBEAT_MS = 300  # without it a frozen peer gives no event
-_TIMEOUT_MS = 900
+# A sender that is gone without a word is noticed by TCP itself, in about 4 s. ZeroMQ's heartbeats would be quicker, but
+# take a sender that is held back for a dead one, lose its messages, and can abort the process (docs/decisions).
+_KEEPALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 1, zmq.TCP_KEEPALIVE_INTVL: 1, zmq.TCP_KEEPALIVE_CNT: 3}
 _SMALLEST_LIMIT = 276  # a lower MAXMSGSIZE breaks the handshake
 _GIVEN_UP_S = 1.0  # libzmq announces a new attempt within a tenth of this, or never
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED
@@ -58,8 +59,8 @@ class Receiver:
         self._socket.linger = 0
         self._socket.set_hwm(hwm)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_bytes, _SMALLEST_LIMIT))
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _TIMEOUT_MS)
+        for option, value in _KEEPALIVE.items():
+            self._socket.setsockopt(option, value)
         if socket == "sub":
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._monitor = self._socket.get_monitor_socket(_EVENTS)
@@ -124,5 +125,8 @@ def endpoint_error(option: str, endpoint: str, error: zmq.ZMQError) -> ConfigErr
         int(zmq.EADDRINUSE): "stop the other program, or choose another port",
         int(zmq.EINVAL): "write it like tcp://127.0.0.1:5555",
     }
-    remedy = remedies.get(error.errno or 0, "choose an address of this machine")
-    return ConfigError(f"{option}: expected an endpoint that is free, got {endpoint!r} ({error.strerror}): {remedy}")
+    number = error.errno or 0
+    remedy = remedies.get(number, "choose an address of this machine")
+    return ConfigError(
+        f"{option}: expected an endpoint that is free, got {endpoint!r} ({zmq.strerror(number)}): {remedy}"
+    )

@@ -142,13 +142,14 @@ def _display(config: ServeConfig, service: Service) -> Iterator[Callable[[], Non
 class _Lines:
     """Prints the figures every few seconds."""
 
-    def __init__(self, source: str, service: Service) -> None:
+    def __init__(self, source: str, service: Service, now: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._service = service
-        self._due_s = time.monotonic() + _LINE_EVERY_S
+        self._now = now
+        self._due_s = now() + _LINE_EVERY_S
 
     def __call__(self) -> None:
-        if time.monotonic() >= self._due_s:
+        if self._now() >= self._due_s:
             self._due_s += _LINE_EVERY_S
             print(self._source, _joined(figures(self._service.status)), sep=" · ", flush=True)
 

@@ -171,10 +171,13 @@ class Service:
                     self._answer(inferred, taken_s)
                 except Exception as error:
                     self._refuse(error)
-            self._send_events()
-            if taken_s >= next_status_s:
-                next_status_s = max(taken_s, next_status_s + self._config.status_interval)
-                self._send_status()
+            try:
+                self._send_events()
+                if taken_s >= next_status_s:
+                    next_status_s = max(taken_s, next_status_s + self._config.status_interval)
+                    self._send_status()
+            except Exception as error:
+                self._journal.fault("internal", error)
         self._begin_series(None)
         self._events.append({"event": "stopping", "message": "The service is stopping"})
         self._send_events()
@@ -187,10 +190,10 @@ class Service:
         published_from_s = time.perf_counter()
         self._begin_series(inferred.exposure)
         self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
-        answered_s = inferred.exposure.arrival_s + answer.age_s
-        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
         stages_s = answer.stages_s | {"publish": time.perf_counter() - published_from_s}
         self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id)
+        answered_s = inferred.exposure.arrival_s + answer.age_s
+        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
         self._send_preview(answer)
 
     def _send_preview(self, answer: Answer) -> None:
@@ -208,14 +211,13 @@ class Service:
     def _begin_series(self, exposure: Exposure | None) -> None:
         """Tell of a series before its first result, so that no result of the one before comes after."""
         shown, self._shown = self._shown, exposure
-        if shown is not None and (exposure is None or exposure.epoch != shown.epoch):
-            series = shown.message.series
-            self._publisher.publish("event", {"event": "series_end", "message": f"End of {series!r}", "series": series})
-        if exposure is not None and (shown is None or exposure.epoch != shown.epoch):
-            series = exposure.message.series
-            self._publisher.publish(
-                "event", {"event": "series_start", "message": f"Start of {series!r}", "series": series}
-            )
+        if shown is not None and exposure is not None and shown.epoch == exposure.epoch:
+            return
+        for event, one in (("series_end", shown), ("series_start", exposure)):
+            if one is not None:
+                series = one.message.series
+                message = f"{'End' if event == 'series_end' else 'Start'} of series {series!r}"
+                self._publisher.publish("event", {"event": event, "message": message, "series": series})
 
     def _send_events(self) -> None:
         while self._events:

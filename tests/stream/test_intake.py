@@ -1,0 +1,113 @@
+"""Parts in, an exposure out: what the header leaves out is completed, and everything is booked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import FrameError
+from stream.accounting import Accounting
+from stream.config import ServeConfig
+from stream.exposure import Exposure
+from stream.intake import Intake
+from stream.messages import encode
+from stream.metrics import Metrics
+from stream.references import References
+
+
+class Source:
+    """An intake and its books; takes frames as they would come."""
+
+    def __init__(self, references: References | None = None, **options: Any) -> None:
+        config = ServeConfig(**options)
+        self.books = Accounting()
+        self.metrics = Metrics(config.source_name, "fake", "fake f32", ("C",), lambda: 0)
+        self.intake = Intake(config, references or References(), self.books, self.metrics, now=lambda: 0.5)
+
+    def take(self, number: int = 1, arrival_s: float = 0.0, since_1970_s: float = 0.0, **keys: Any) -> Exposure:
+        pixels = np.full((2, 2), 100, np.uint16)
+        return self.intake.expose(encode(pixels, frame=number, **keys), arrival_s, since_1970_s)
+
+
+def test_sampling_of_the_header_before_that_of_the_configuration() -> None:
+    source = Source(sampling=0.3)
+    assert source.take(1, sampling=0.2).frame.sampling_A == 0.2
+    assert source.take(2).frame.sampling_A == 0.3
+
+
+def test_without_sampling_a_frame_is_refused_but_its_dose_counts() -> None:
+    source = Source()
+    with pytest.raises(FrameError, match="sampling") as caught:
+        source.take(1, dose=70)
+    assert caught.value.reason == "no_sampling"
+    assert source.books.totals().dose_total_e_A2 == 70
+
+
+def test_what_the_engine_needs_goes_along() -> None:
+    frame = Source().take(sampling=0.2, voltage=80_000, defocus=-30, dose=5).frame
+    assert (frame.voltage_kV, frame.defocus_A, frame.dose_e_A2, frame.mask) == (80, (-30,), 5, None)
+
+
+class TestDose:
+    def test_stated_before_configured_before_counted(self) -> None:
+        keys = {"sampling": 0.5}
+        assert Source(dose=7, gain=1).take(dose=9, **keys).frame.dose_e_A2 == 9
+        assert Source(dose=7, gain=1).take(**keys).frame.dose_e_A2 == 7
+        assert Source(gain=2, offset=50).take(**keys).frame.dose_e_A2 == 100
+        assert Source(gain=2, offset=50).take(gain=4, offset=60, **keys).frame.dose_e_A2 == 40
+        assert Source().take(**keys).frame.dose_e_A2 is None
+
+    def test_a_dark_reference_takes_the_place_of_the_offset(self) -> None:
+        references = References(dark=np.full((2, 2), 80, np.float32))
+        assert Source(references, gain=1, offset=50).take(sampling=1).frame.dose_e_A2 == 20
+
+    def test_the_total_runs_on_over_series(self) -> None:
+        source = Source(dose=10, sampling=1)
+        totals = [
+            source.take(number, series=series).dose_total_e_A2 for series, number in (("a", 1), ("a", 2), ("b", 1))
+        ]
+        assert totals == [10, 20, 30]
+
+
+class TestTime:
+    def test_transport_is_what_a_frame_took_longer_than_the_quickest(self) -> None:
+        source = Source(sampling=1)
+        source.take(1, since_1970_s=1000.0, timestamp=900.0)
+        exposure = source.take(2, since_1970_s=1001.025, timestamp=901.0)
+        assert exposure.transport_s == pytest.approx(0.025, abs=1e-3)
+        assert exposure.clock_difference_s == pytest.approx(100, abs=1e-3)
+
+    def test_without_timestamp_nothing_is_known_of_it(self) -> None:
+        exposure = Source(sampling=1).take()
+        assert exposure.transport_s is exposure.clock_difference_s is exposure.interval_s is None
+        assert exposure.decoded_s == 0.5
+
+    def test_frame_interval_of_the_configuration(self) -> None:
+        assert Source(sampling=1, frame_interval=0.02).take(frame_interval=0.04).interval_s == 0.02
+
+    def test_gaps_are_booked(self) -> None:
+        source = Source(sampling=1)
+        for number in (1, 4):
+            source.take(number)
+        assert source.books.totals().missing == 2
+
+
+def test_limits_and_saturation_of_the_configuration() -> None:
+    source = Source(sampling=1, max_frame_pixels=3)
+    with pytest.raises(FrameError) as caught:
+        source.take()
+    assert caught.value.reason == "too_large"
+    mask = Source(sampling=1, saturated_counts=100).take().frame.mask
+    assert mask is not None
+    assert mask.all()
+
+
+def test_a_late_frame_is_neither_dose_nor_time(tmp_path: Path) -> None:
+    source = Source(sampling=1, dose=10)
+    source.take(5)
+    with pytest.raises(FrameError):
+        source.take(3)
+    assert source.books.totals().dose_total_e_A2 == 10

@@ -1,0 +1,180 @@
+"""The command `serve`, as a user runs it: with a model, a sender, and its summary."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from rich.console import Console
+
+from stream import serve
+from stream.cli import main
+from stream.config import ServeConfig
+from stream.messages import encode
+from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
+
+ATOMSTREAM = (sys.executable, "-c", "import sys; from stream.cli import main; sys.exit(main())")
+SUMMARY = {"received", "processed", "dropped", "fps", "latency_ms", "in_time", "atoms_mean", "model", "backend"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def sending(frames: int) -> Iterator[str]:
+    """A PUSH that sends so many frames as fast as they are taken; its endpoint."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.linger, push.sndtimeo = 0, round(PATIENCE_S * 1000)
+        port = push.bind_to_random_port("tcp://127.0.0.1")
+
+        def send() -> None:
+            for number in range(frames):
+                push.send_multipart(encode(np.full((64, 64), 7, np.uint16), frame=number, sampling=0.2))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        yield f"tcp://127.0.0.1:{port}"
+        thread.join(PATIENCE_S)
+
+
+def arguments(model: Path, came_in: str, *more: str) -> list[str]:
+    quiet = ["--output", "tcp://127.0.0.1:*", "--metrics-port", "0"]
+    return ["serve", "--model", str(model), "--input", came_in, "--socket", "pull", *quiet, *more]
+
+
+def test_a_run_ends_by_itself_with_one_line_of_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sending(30) as endpoint:
+        more = ("--policy", "lossless", "--stop-after-frames", "30", "--json")
+        assert main(arguments(tiny_model, endpoint, *more)) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    summary = json.loads(last)
+    assert summary.keys() == SUMMARY
+    assert (summary["received"], summary["processed"], summary["dropped"]) == (30, 30, {})
+    assert (summary["model"], summary["backend"], summary["atoms_mean"]) == ("tiny", "openvino f32", 0)
+    assert summary["fps"] > 0
+    assert summary["latency_ms"]["p99"] >= summary["latency_ms"]["p50"]
+    assert lines[0].startswith(f"Frames from {endpoint}, atoms at tcp://127.0.0.1:")
+    assert "received 30 · processed 30 · dropped none" in lines[-1]
+
+
+def test_it_ends_after_so_many_seconds(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--stop-after-seconds", "0.1", "--json")
+    assert main(arguments(tiny_model, f"tcp://127.0.0.1:{free_port()}", *more)) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["received"] == summary["fps"] == 0
+    assert summary["latency_ms"] is summary["in_time"] is summary["atoms_mean"] is None
+
+
+def test_signals_end_it_cleanly_however_many_come(tiny_model: Path) -> None:
+    command = [*ATOMSTREAM, *arguments(tiny_model, f"tcp://127.0.0.1:{free_port()}", "--json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Frames from ")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["received"] == 0
+    assert err == ""
+
+
+def test_ports_in_use_are_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        common = ["serve", "--model", str(tiny_model), "--stop-after-seconds", "1"]
+        inside = ["--output", "tcp://127.0.0.1:*"]
+        for flags, option in (
+            (["--output", f"tcp://127.0.0.1:{port}", "--metrics-port", "0"], "output"),
+            ([*inside, "--input", f"tcp://127.0.0.1:{port}", "--input-role", "bind", "--metrics-port", "0"], "input"),
+            ([*inside, "--metrics-port", str(port)], "metrics_port"),
+        ):
+            assert main([*common, *flags]) == 2
+            err = capsys.readouterr().err
+            assert err.startswith(f"atomstream: {option}: expected ")
+            assert err.count("\n") == 1
+
+
+class TestFile:
+    def test_written_and_read(self, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "atomstream.toml"
+        flags = arguments(tiny_model, f"tcp://127.0.0.1:{free_port()}", "--stop-after-seconds", "0.1")
+        assert main([*flags, "--write-config", str(path)]) == 0
+        assert main(["serve", "--config", str(path)]) == 0
+        assert "model tiny" in capsys.readouterr().out
+
+    def test_an_existing_file_is_kept(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "atomstream.toml"
+        path.write_text("mine")
+        assert main(["serve", "--write-config", str(path)]) == 2
+        assert "expected a new file to write to, got File exists" in capsys.readouterr().err
+        assert path.read_text() == "mine"
+
+
+class TestShown:
+    STATUS: dict[str, Any] = {  # noqa: RUF012
+        "fps_in": 25.04,
+        "fps_out": 24.96,
+        "latency_ms": {"p50": 12.34, "p99": 20.0},
+        "in_time": 0.995,
+        "received": 1000,
+        "atoms_mean": 812.5,
+        "dropped": {"superseded": 3},
+        "missing": 2,
+        "dose_e_A2": 1e4,
+        "dose_total_e_A2": 1e7,
+    }
+
+    def test_figures(self) -> None:
+        assert serve.figures(self.STATUS) == {
+            "frames": "25.0/s in, 25.0/s out",
+            "latency": "12.3 ms p50, 20.0 ms p99",
+            "in time": "99.5% of 1000",
+            "atoms": "812.5",
+            "dropped": "superseded 3",
+            "missing": "2",
+            "dose": "1e+07 e/A², 1e+04 a frame",
+        }
+
+    def test_figures_that_are_not_known_yet(self) -> None:
+        unknown = dict.fromkeys(("latency_ms", "in_time", "atoms_mean", "dose_e_A2"))
+        figures = serve.figures(self.STATUS | unknown | {"dropped": {}})
+        assert (figures["latency"], figures["in time"], figures["atoms"], figures["dropped"]) == ("-", "-", "-", "none")
+
+    def test_a_terminal_gets_a_panel_that_is_kept_up_to_date(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = io.StringIO()
+        monkeypatch.setattr(serve, "Console", lambda: Console(file=screen, force_terminal=True, width=80))
+        with bench(FakeDetector()) as peers, serve._display(ServeConfig(), peers.service) as show:
+            show()
+            peers.sender.send_multipart([b"?"])
+            while not peers.next("status").header["dropped"]:
+                pass
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+        assert "camera · fake 1 · fake f32" in text
+        assert "wrong_parts 1" in text
+        assert "Expected 2 parts" in text  # the log, above the panel
+
+    def test_elsewhere_a_line_is_due_every_five_seconds(self, capsys: pytest.CaptureFixture[str]) -> None:
+        times_s = iter((100.0, 104.0, 105.5, 106.0, 110.0))
+        with bench() as peers:
+            lines = serve._Lines("cam", peers.service, lambda: next(times_s))
+            for _ in range(4):
+                lines()
+        out = capsys.readouterr().out.splitlines()
+        assert len(out) == 2
+        assert out[0].startswith("cam · frames 0.0/s in, 0.0/s out · latency - · ")

@@ -1,0 +1,341 @@
+"""The live path in one process: frames over ZeroMQ in, atoms out, every frame accounted for whatever comes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from engine import load_detector
+from engine.errors import ConfigError
+from engine.frame import Frame
+from stream.config import ServeConfig
+from stream.messages import Result, encode
+from stream.service import Service
+from tests.stream.fakes import ANY_PORT, PATIENCE_S, FakeDetector, Gate, bench, wait_until
+
+
+class TestAnswers:
+    def test_every_frame_is_answered_by_its_number(self) -> None:
+        with bench(policy="lossless") as peers:
+            for number in range(5):
+                peers.send(number, series="a", dose=10.0, timestamp=1000.0 + number, note="kept")
+            answers = [peers.next("atoms") for _ in range(5)]
+        assert [answer.header["frame"] for answer in answers] == [0, 1, 2, 3, 4]
+        assert [answer.arrays["x"].tolist() for answer in answers] == [[0], [1], [2], [3], [4]]
+        last = answers[-1].header
+        assert (last["source"], last["series"], last["shape"], last["count"]) == ("camera", "a", [4, 5], 1)
+        assert (last["dose_e_A2"], last["dose_total_e_A2"], last["header"]) == (10, 50, {"note": "kept"})
+        assert last["frame_interval_ms"] == 1000
+        assert last["in_time"] is True
+        assert last["latency_ms"] >= last["age_ms"] > 0
+        assert last["age_ms"] == pytest.approx(sum(last["stages_ms"].values()), abs=0.1)
+
+    def test_a_published_frame_over_pub_and_sub(self) -> None:
+        with bench(socket="sub") as peers:
+            number = 0
+            while not peers.results.poll(20) or peers.next("atoms", "status").kind != "atoms":
+                peers.send(number := number + 1)  # those before the subscription arrives are lost
+
+    def test_a_preview_shows_the_frame_of_its_atoms(self) -> None:
+        ramp = np.arange(20, dtype=np.uint16).reshape(4, 5)
+        with bench() as peers:
+            peers.send(3, ramp, series="s")
+            atoms, preview = peers.next("atoms"), peers.next("preview")
+        for key in ("frame", "series", "sampling_A"):
+            assert preview.header[key] == atoms.header[key]
+        assert (preview.header["shape"], preview.header["frame_shape"]) == ([4, 5], [4, 5])
+        assert (np.diff(preview.arrays["picture"].ravel().astype(int)) >= 0).all()
+
+    def test_previews_keep_to_their_rate(self) -> None:
+        with bench(policy="lossless", preview_rate=0.01) as peers:
+            for number in range(20):
+                peers.send(number)
+            kinds = [peers.next("atoms", "preview").kind for _ in range(21)]
+        assert kinds.count("preview") == 1
+
+    def test_a_warning_travels_with_the_result(self) -> None:
+        with bench() as peers:
+            peers.send(1, sampling=0.8)
+            assert peers.next("atoms").header["warnings"] == ["Model fake expects a sampling of up to 0.75 A/px"]
+
+    def test_masks_and_references_reach_the_engine(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "dark.npy", np.full((4, 5), 100))
+        pixels = np.full((4, 5), 150, np.uint16)
+        pixels[1, 1] = 65535
+        detector = FakeDetector()
+        with bench(detector, dark_reference=str(tmp_path / "dark.npy")) as peers:
+            peers.send(1, pixels)
+            peers.next("atoms")
+        (frame,) = detector.seen
+        assert frame.pixels[0, 0] == 50
+        assert frame.mask is not None
+        assert np.argwhere(frame.mask).tolist() == [[1, 1]]
+
+    def test_a_real_model_finds_the_atoms(self, tiny_model: Path, draw_frame: Any) -> None:
+        expected = [(20.0, 30.5), (40.25, 12.0)]
+        frame: Frame = draw_frame((64, 64), expected)
+        with load_detector(tiny_model) as detector, bench(detector) as peers:  # type: ignore[arg-type]
+            peers.send(1, frame.pixels)
+            answer = peers.next("atoms")
+            peers.send(2, np.full((64, 64), 7, np.uint16))
+            nothing = peers.next("atoms")
+        assert np.allclose(np.stack([answer.arrays["y"], answer.arrays["x"]], 1), expected, atol=0.3)
+        assert nothing.header["count"] == len(nothing.arrays["y"]) == 0
+
+
+class TestPolicies:
+    def test_latest_answers_the_newest_and_counts_the_others(self) -> None:
+        gate = Gate()
+        with bench(FakeDetector(before_infer=gate)) as peers:
+            peers.send(1)
+            assert gate.reached.wait(PATIENCE_S)
+            for number in range(2, 11):
+                peers.send(number)
+            wait_until(lambda: peers.service.accounting.totals().dropped == {"superseded": 8})
+            assert peers.service.accounting.totals().waiting == 2
+            gate.open.set()
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [1, 10]
+            assert peers.until_settled(10) == {"superseded": 8}
+            assert peers.service.accounting.totals().processed == 2
+
+    def test_latest_under_a_flood_stays_fresh_and_balanced(self) -> None:
+        slow = FakeDetector(before_infer=lambda prepared: time.sleep(0.005))
+        with bench(slow) as peers:
+            for number in range(400):
+                peers.send(number, frame_interval=0.001)
+            dropped = peers.until_settled(400)
+            totals = peers.service.accounting.totals()
+        assert totals.received == 400 == totals.processed + dropped["superseded"]
+        assert totals.processed >= 2
+        assert dropped.keys() == {"superseded"}
+
+    def test_lossless_loses_none_and_holds_the_sender_back(self) -> None:
+        slow = FakeDetector(before_infer=lambda prepared: time.sleep(0.001))
+        with bench(slow, policy="lossless", queue_frames=2, receive_hwm=2, preview_rate=0) as peers:
+            sending = threading.Thread(target=lambda: [peers.send(number) for number in range(300)])
+            sending.start()
+            numbers = [peers.next("atoms").header["frame"] for _ in range(300)]
+            sending.join(PATIENCE_S)
+            totals = peers.service.accounting.totals()
+        assert numbers == list(range(300))
+        assert totals.dropped == {}
+        assert totals.missing == 0
+
+    def test_atoms_are_located_while_the_network_runs_on_the_next_frame(self) -> None:
+        second_in_network = threading.Event()
+        entered: list[object] = []
+
+        def infer(prepared: object) -> None:
+            entered.append(prepared)
+            if len(entered) == 2:
+                second_in_network.set()
+
+        def locate(frame: Frame) -> None:
+            assert second_in_network.wait(PATIENCE_S)
+
+        with bench(FakeDetector(before_infer=infer, before_locate=locate), policy="lossless") as peers:
+            peers.send(1)
+            peers.send(2)
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [1, 2]
+
+
+class TestHostile:
+    def test_each_bad_message_is_counted_and_the_loop_goes_on(self) -> None:
+        header, blob = (bytes(part) for part in encode(np.zeros((4, 5), np.uint16), frame=119))
+        bad: list[tuple[str, list[bytes]]] = [
+            ("wrong_parts", [header]),
+            ("wrong_parts", [header, blob, blob]),
+            ("not_json", [b"\x80", blob]),
+            ("missing_key", [b"{}", blob]),
+            ("wrong_key", [header.replace(b"array-1.0", b"array-9.0"), blob]),
+            ("unknown_dtype", [header.replace(b"uint16", b"string"), blob]),
+            ("size_mismatch", [header, blob[:-2]]),
+            ("too_large", [header.replace(b"[4, 5]", b"[4000, 50000]"), blob]),
+            ("unknown_encoding", [header.replace(b"{", b'{"encoding": "lz4", ', 1), blob]),
+            ("empty_frame", [header.replace(b"[4, 5]", b"[0, 5]"), b""]),
+            ("no_sampling", [header, blob]),
+        ]
+        with bench(policy="lossless") as peers:
+            for number, (_, message) in enumerate(bad):
+                peers.sender.send_multipart(message)
+                peers.send(100 + 2 * number)
+            peers.send(99)
+            peers.send(200, sampling=2.0)
+            numbers = [peers.next("atoms").header["frame"] for _ in bad]
+            dropped = peers.until_settled(2 * len(bad) + 2)
+        assert numbers == list(range(100, 100 + 2 * len(bad), 2))
+        expected = [*(reason for reason, _ in bad), "frame_jumped_back", "sampling_out_of_range"]
+        assert dropped == {reason: expected.count(reason) for reason in expected}
+
+    def test_a_fault_is_told_to_subscribers_at_a_bounded_rate(self) -> None:
+        with bench() as peers:
+            for _ in range(50):
+                peers.sender.send_multipart([b"?"])
+            fault = peers.next("event")
+            assert (fault.header["event"], fault.header["reason"]) == ("fault", "wrong_parts")
+            assert "Expected 2 parts" in fault.header["message"]
+            assert peers.until_settled(50) == {"wrong_parts": 50}
+            peers.send(1)
+            seen: list[Result] = []
+            while not seen or seen[-1].kind != "atoms":
+                seen.append(peers.next("atoms", "event"))
+        assert [result.header["event"] for result in seen[:-1]] == ["series_start"]
+
+    @pytest.mark.parametrize("step", ["before_infer", "before_locate"])
+    def test_a_mistake_of_ours_costs_one_frame(self, step: str, caplog: pytest.LogCaptureFixture) -> None:
+        calls: list[object] = []
+
+        def fail_once(argument: object) -> None:
+            calls.append(argument)
+            if len(calls) == 1:
+                raise MemoryError("not today")
+
+        with bench(FakeDetector(**{step: fail_once}), policy="lossless") as peers:
+            for number in (1, 2):
+                peers.send(number)
+            assert peers.next("atoms").header["frame"] == 2
+            assert peers.until_settled(2) == {"internal": 1}
+        assert "not today" in caplog.text
+
+    def test_dose_counts_for_dropped_frames_too(self) -> None:
+        gate = Gate()
+        with bench(FakeDetector(before_infer=gate)) as peers:
+            peers.send(1, dose=10.0)
+            assert gate.reached.wait(PATIENCE_S)
+            for number in (2, 3, 4):
+                peers.send(number, dose=10.0)
+            wait_until(lambda: peers.service.accounting.totals().received == 4)
+            gate.open.set()
+            assert [peers.next("atoms").header["dose_total_e_A2"] for _ in range(2)] == [10, 40]
+
+
+class TestSeries:
+    def test_no_result_of_a_series_comes_after_the_next_has_begun(self) -> None:
+        with bench(policy="lossless") as peers:
+            for series, number in (("a", 7), ("a", 8), ("b", 1), ("a", 9), ("b", 2), ("b", 0)):
+                peers.send(number, series=series)
+            assert peers.until_settled(6) == {"frame_jumped_back": 1}
+            peers.stop()
+            told: list[tuple[str, object]] = []
+            while told[-1:] != [("stopping", None)]:
+                result = peers.next("atoms", "event")
+                if result.header.get("event") != "fault":
+                    told.append((result.header.get("event", "atoms"), result.header.get("series")))
+        assert told == [
+            ("series_start", "a"),
+            ("atoms", "a"),
+            ("atoms", "a"),
+            ("series_end", "a"),
+            ("series_start", "b"),
+            ("atoms", "b"),
+            ("atoms", "b"),
+            ("series_end", "b"),
+            ("series_start", "b"),
+            ("atoms", "b"),
+            ("series_end", "b"),
+            ("stopping", None),
+        ]
+
+
+class TestStatus:
+    def test_the_books_as_published(self) -> None:
+        with bench(policy="lossless") as peers:
+            for number in (1, 4):
+                peers.send(number, dose=5.0, frame_interval=60.0)
+            peers.sender.send_multipart([b"?"])
+            peers.until_settled(3)
+            while (status := peers.next("status").header)["processed"] < 2:
+                pass
+        assert (status["processed"], status["dropped"], status["missing"]) == (2, {"wrong_parts": 1}, 2)
+        assert status["in_time"] == pytest.approx(2 / 3, abs=1e-4)
+        assert (status["atoms_mean"], status["dose_total_e_A2"], status["queue"]) == (1, 10, 0)
+        assert (status["model"]["name"], status["backend"], status["policy"]) == ("fake", "fake f32", "lossless")
+        assert status["frame_interval_ms"] == 60_000
+        assert status["latency_ms"]["p99"] >= status["latency_ms"]["p50"] > 0
+        assert status["fps_in"] >= 0
+        assert status["uptime_s"] >= 0
+
+    def test_metrics_agree_with_it(self) -> None:
+        with bench(policy="lossless") as peers:
+            peers.send(1)
+            peers.sender.send_multipart([b"?"])
+            peers.until_settled(2)
+            registry, source = peers.service.metrics.registry, {"source": "camera"}
+        for name, labels, value in (
+            ("frames_received_total", {}, 2),
+            ("frames_processed_total", {}, 1),
+            ("frames_dropped_total", {"reason": "wrong_parts"}, 1),
+            ("stage_seconds_count", {"stage": "publish"}, 1),
+            ("latency_seconds_count", {}, 1),
+        ):
+            assert registry.get_sample_value(f"atomstream_{name}", source | labels) == value
+
+
+class TestEnd:
+    def test_latest_counts_what_waits_as_stopping(self) -> None:
+        gate = Gate()
+        with bench(FakeDetector(before_infer=gate)) as peers:
+            peers.send(1)
+            assert gate.reached.wait(PATIENCE_S)
+            peers.send(2)
+            wait_until(lambda: peers.service.accounting.totals().received == 2)
+            threading.Timer(0.1, gate.open.set).start()
+        totals = peers.service.accounting.totals()
+        assert (totals.received, totals.processed, totals.dropped, totals.waiting) == (2, 1, {"stopping": 1}, 0)
+
+    def test_lossless_answers_what_waits(self) -> None:
+        gate = Gate()
+        with bench(FakeDetector(before_infer=gate), policy="lossless") as peers:
+            for number in range(4):
+                peers.send(number)
+            wait_until(lambda: peers.service.accounting.totals().received == 4)
+            threading.Timer(0.1, gate.open.set).start()
+        totals = peers.service.accounting.totals()
+        assert (totals.processed, totals.dropped, totals.waiting) == (4, {}, 0)
+
+    def test_the_last_status_is_complete(self) -> None:
+        with bench() as peers:
+            peers.send(1)
+            peers.next("atoms")
+            peers.stop()
+            while peers.next("event").header["event"] != "stopping":
+                pass
+            assert peers.next("status").header["processed"] == 1
+        assert peers.service.status["processed"] == 1
+
+    def test_a_port_in_use_leaves_nothing_behind(self) -> None:
+        with bench() as peers:
+            _, taken = peers.service.endpoints
+            before = threading.active_count()
+            config = ServeConfig(input=ANY_PORT, input_role="bind", output=taken, metrics_port=0)
+            with pytest.raises(ConfigError, match="output: expected an endpoint that is free"):
+                Service(config, FakeDetector()).__enter__()  # type: ignore[arg-type]
+            wait_until(lambda: threading.active_count() == before)
+
+    def test_an_endless_sender_does_not_keep_it_from_stopping(self) -> None:
+        stop = threading.Event()
+        with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
+            sender.linger = 0
+
+            def send() -> None:
+                number = 0
+                while not stop.is_set():
+                    if sender.poll(10, zmq.POLLOUT):
+                        sender.send_multipart(encode(np.zeros((4, 5), np.uint16), frame=number, sampling=0.2))
+                        number += 1
+
+            with bench() as peers:
+                sender.connect(peers.service.endpoints[0])
+                thread = threading.Thread(target=send)
+                thread.start()
+                wait_until(lambda: peers.service.accounting.totals().processed > 10)
+            stop.set()
+            thread.join(PATIENCE_S)
+        totals = peers.service.accounting.totals()
+        assert totals.received == totals.processed + sum(totals.dropped.values())
