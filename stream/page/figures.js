@@ -134,9 +134,8 @@ export class Line {
   range() {
     let [low, high] = [Infinity, -Infinity];
     for (const [, value] of this.points) [low, high] = [Math.min(low, value), Math.max(high, value)];
-    if (this.fromZero) low = 0;
     const margin = Math.max((high - low) * 0.1, Math.abs(high) * 0.02, 1e-3);
-    return [this.fromZero ? 0 : low - margin, high + margin];
+    return [this.fromZero ? Math.min(low, 0) : Math.max(low - margin, Math.min(low, 0)), high + margin];
   }
 }
 
