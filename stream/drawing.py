@@ -76,7 +76,7 @@ def _draw_scale_bar(picture: NDArray[np.uint8], pixel_A: float) -> None:
     """White on a dark box, lower left; the round length nearest to a fifth of the width."""
     height, width = picture.shape[:2]
     length_A = min(_BAR_LENGTHS_A, key=lambda length: abs(length / pixel_A - width / 5))
-    length, size = round(length_A / pixel_A), max(0.4, min(height, width) / 1200)
+    length, size = round(length_A / pixel_A), min(1.2, max(0.4, min(height, width) / 1200))
     text = f"{length_A / 10:g} nm"
     (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, round(2 * size)))
     pad = round(14 * size) + 2
