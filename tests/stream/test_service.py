@@ -173,6 +173,17 @@ class TestHostile:
         expected = [*(reason for reason, _ in bad), "frame_jumped_back", "sampling_out_of_range"]
         assert dropped == {reason: expected.count(reason) for reason in expected}
 
+    def test_a_frame_over_the_limit_is_counted_and_one_far_over_it_is_cut_off(self) -> None:
+        with bench(max_frame_MB=0.01) as peers:
+            peers.send(1, np.zeros((100, 80), np.uint16))
+            assert peers.until_settled(1) == {"too_large": 1}
+            assert peers.next("event").header["reason"] == "too_large"
+            peers.send(2, np.zeros((1000, 1000), np.uint16))
+            assert peers.next("event").header["reason"] == "connection"
+            peers.send(3)
+            assert peers.next("atoms").header["frame"] == 3
+            assert peers.service.accounting.totals().received == 2
+
     def test_a_fault_is_told_to_subscribers_at_a_bounded_rate(self) -> None:
         with bench() as peers:
             for _ in range(50):
