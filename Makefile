@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
-MAKEFLAGS += --no-print-directory
 
 .PHONY: help demo test test-all check bench clean
 
