@@ -1,4 +1,4 @@
-"""The Cramer-Rao bound of an atom's position: the least error any unbiased method can reach from a frame of this dose."""
+"""The Cramer-Rao bound of an atom's position: the least error an unbiased method can reach at this dose."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -41,26 +41,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Exit waves for training and, from another seed, for evaluation; or those the simulated camera plays."""
-    from training import exit_waves, playback, structures
+    from training import playback
 
     if options.playback:
         playback.write_playback(options.playback, recipe.images.voltage_kV, recipe.seed)
         return
-    for name, count, seed in (
-        ("waves", options.count or recipe.specimens, recipe.seed),
-        ("held_out", options.held_out or recipe.held_out, recipe.seed + HELD_OUT_SEED),
-    ):
-        with _bar() as bar:
-            task = bar.add_task(name, total=count)
-            exit_waves.simulate(
-                folder / name,
-                count,
-                seed,
-                lambda rng: structures.sheet(recipe.sheets, rng),
-                recipe.sheets.cell_A,
-                recipe.images.voltage_kV,
-                lambda done, bar=bar, task=task: bar.update(task, completed=done),
-            )
+    _store(recipe, folder / "waves", options.count or recipe.specimens, recipe.seed)
+    _store(recipe, folder / "held_out", options.held_out or recipe.held_out, recipe.seed + HELD_OUT_SEED)
+
+
+def _store(recipe: Recipe, folder: Path, count: int, seed: int) -> None:
+    from training import exit_waves, structures
+
+    with _bar() as bar:
+        task = bar.add_task(folder.name, total=count)
+        exit_waves.simulate(
+            folder,
+            count,
+            seed,
+            lambda rng: structures.sheet(recipe.sheets, rng),
+            recipe.sheets.cell_A,
+            recipe.images.voltage_kV,
+            lambda done: bar.update(task, completed=done),
+        )
 
 
 def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -138,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_FLAGS = {
+_FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "simulate": [
         ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
         ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),

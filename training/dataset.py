@@ -1,4 +1,4 @@
-"""Training samples: sample k is drawn from seed (seed, k) alone, whichever process draws it and wherever a run resumes."""
+"""Training samples: k is drawn from seed (seed, k) alone, whichever process draws it and wherever a run resumes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Can anybody decide this frame? The phases of three first-order reflections add up to the contrast's sign, wherever the lattice lies.
+"""Can anybody decide this frame? Its phase invariant tells the sign of the contrast, wherever the lattice lies.
 
-With astigmatism near a contrast reversal a frame can show a perfect graphene lattice of the opposite contrast with its atoms
-elsewhere. Such a frame holds no information on where its atoms are; it is neither trained on nor scored.
+Near a contrast reversal astigmatism can show a perfect graphene lattice of the opposite contrast, its atoms elsewhere.
+Such a frame holds no information on where its atoms are; it is neither trained on nor scored.
 """
 
 from __future__ import annotations

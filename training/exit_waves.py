@@ -1,15 +1,20 @@
-"""Atoms to exit waves by abTEM's multislice, each computed once and stored: one .npz a specimen, so an interrupted run resumes."""
+"""Atoms to exit waves by abTEM's multislice, each computed once and stored.
+
+One .npz a specimen, so an interrupted run resumes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLING_A = 0.25  # of stored waves: focal spread leaves nothing finer than 0.7 A, and squaring it nothing finer than 0.5 A that counts
+# Of stored waves: focal spread leaves nothing finer than 0.7 A, and squaring it nothing finer than 0.5 A that counts.
+SAMPLING_A = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +54,8 @@ def exit_wave(
     atoms.set_cell([cell_A[1], cell_A[0], float(z.max()) + 2])
     with abtem.config.set({"diagnostics.progress_bar": False, "local_diagnostics.progress_bar": False}):
         potential = abtem.Potential(atoms, sampling=sampling_A / 2, slice_thickness=1, projection="infinite")
-        wave = abtem.PlaneWave(energy=voltage_kV * 1e3).multislice(potential).compute()
-    fine = np.asarray(wave.array).T  # abTEM keeps [x, y]
+        waves: Any = abtem.PlaneWave(energy=voltage_kV * 1e3).multislice(potential)
+        fine = np.asarray(waves.compute().array).T  # abTEM keeps [x, y]
     shape = [round(length / sampling_A) for length in cell_A]
     (top, left), (height, width) = ((f - n) // 2 for f, n in zip(fine.shape, shape, strict=True)), shape
     spectrum = np.fft.fftshift(np.fft.fft2(fine))[top : top + height, left : left + width]

@@ -67,8 +67,8 @@ def fit(
 def loss_terms(raw: Tensor, maps: Tensor) -> dict[str, Tensor]:
     """The three losses of (B, 5, h, w) raw maps against (B, 6, h, w) targets.
 
-    Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width itself (beta = 0.5) so that
-    frames of low dose are not drowned by those of high dose. REF: Seitzer et al., ICLR 2022 (arXiv 2203.09168).
+    Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width itself (beta = 0.5)
+    so that frames of low dose are not drowned by those of high dose. REF: Seitzer et al., ICLR 2022 (arXiv 2203.09168).
     """
     heat, offset, near, covered, weight = maps[:, 0], maps[:, 1:3], maps[:, 3], maps[:, 4], maps[:, 5]
     entropy = nn.functional.binary_cross_entropy_with_logits(raw[:, HEAT], heat, reduction="none")

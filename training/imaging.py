@@ -1,4 +1,7 @@
-"""Exit wave in, camera frame and its truth out. Optics, dose and detector are drawn afresh for every frame from one generator."""
+"""Exit wave in, camera frame and its truth out.
+
+Optics, dose and detector are drawn afresh for every frame from one generator.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class View:
         matrix = self.matrix()
         wave_px = positions_A[:, ::-1] / SAMPLING_A
         camera = np.linalg.solve(matrix[:, :2], (wave_px - matrix[:, 2]).T).T
-        return camera[:, ::-1]
+        return np.asarray(camera[:, ::-1], np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,7 +212,7 @@ def detect(ideal: NDArray[np.float32], ranges: ImageRanges, rng: np.random.Gener
     counts = rng.poisson(ideal).astype(np.float32)
     spread = rng.uniform(*ranges.noise_blur_px)
     if spread > 0.25:
-        counts = cv2.GaussianBlur(counts, (0, 0), spread, borderType=cv2.BORDER_REFLECT_101)
+        counts = np.asarray(cv2.GaussianBlur(counts, (0, 0), spread, borderType=cv2.BORDER_REFLECT_101), np.float32)
     counts += rng.normal(0, _log_uniform(rng, ranges.read_noise_e), counts.shape).astype(np.float32)
     bad = rng.poisson(ranges.bad_pixels * counts.size)
     if bad:

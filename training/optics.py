@@ -1,6 +1,7 @@
-"""The microscope between exit wave and image: aberrations, partial coherence, and the image shift that odd aberrations cause.
+"""The microscope between exit wave and image: aberrations, partial coherence, and the shift that odd aberrations cause.
 
-Lengths in angstrom, angles in radian unless the name says mrad. Signs as in abTEM: defocus = -C10, positive is underfocus.
+Lengths in angstrom, angles in radian unless the name says mrad. Signs as in abTEM: defocus = -C10, positive is
+underfocus.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def odd_and_even(
     plus = aberration_phase(optics, ky + ty, kx + tx)
     minus = aberration_phase(optics, -ky + ty, -kx + tx)
     centre = aberration_phase(optics, np.full((1, 1), ty, np.float32), np.full((1, 1), tx, np.float32))
-    return (plus - minus) / 2, (plus + minus) / 2 - centre
+    two = np.float32(2)
+    return (plus - minus) / two, (plus + minus) / two - centre
 
 
 def envelope(optics: Optics, ky: NDArray[np.float32], kx: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The exit waves that the simulated camera plays: a periodic sheet that loses atoms stage by stage, as int16 in one .npz."""
+"""The exit waves that the simulated camera plays: a periodic sheet that loses atoms in stages, as int16 in one .npz."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def periodic_sheet() -> tuple[NDArray[np.float64], tuple[float, float]]:
     cell = np.array([3 * BOND_A, LATTICE_A])
     whole = np.rint(cell * _REPEATS / SAMPLING_A) * SAMPLING_A
     basis = np.array([[0, 0], [0.5, 1.5], [1.5, 1.5], [2, 0]]) * [BOND_A, LATTICE_A / 3]
-    corners = np.stack(np.mgrid[: _REPEATS[0], : _REPEATS[1]], axis=-1).reshape(-1, 1, 2) * cell
+    corners = np.stack([*np.mgrid[: _REPEATS[0], : _REPEATS[1]]], axis=-1).reshape(-1, 1, 2) * cell
     atoms = (corners + basis).reshape(-1, 2) * whole / (cell * _REPEATS)
     return atoms, (float(whole[0]), float(whole[1]))
 

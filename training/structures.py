@@ -1,7 +1,7 @@
 """Sheets of graphene with the defects real ones have. A seed in, atoms out: (N, 3) positions (z, y, x) in angstrom.
 
-A sheet is the dual of a triangulation of its ring centres: every atom has three bonds by construction, grain boundaries come out as
-pentagons and heptagons, and a bond rotation is one flipped edge. Springs then bring bonds to their length.
+A sheet is the dual of a triangulation of its ring centres: every atom has three bonds by construction, grain boundaries
+come out as pentagons and heptagons, and a bond rotation is one flipped edge. Springs then bring bonds to their length.
 """
 
 from __future__ import annotations
@@ -222,6 +222,6 @@ def _thermal(atoms: Points, ranges: SheetRanges, rng: np.random.Generator) -> ND
         height += rng.uniform(0, ranges.ripple_A) * np.sin(atoms @ wave + rng.uniform(0, 6)) / 2
     sigma = rng.uniform(*ranges.disorder_A)
     out = np.column_stack([height, atoms])
-    out += rng.normal(0, sigma, out.shape) * [1.5, 1, 1]
+    out += rng.normal(0, sigma, out.shape) * np.array([1.5, 1, 1])
     inside = np.all((out[:, 1:] >= 0) & (out[:, 1:] < ranges.cell_A), axis=1)
     return out[inside]

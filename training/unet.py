@@ -1,6 +1,8 @@
-"""The network: a small U-Net on the frame folded 2 x 2 into channels, one 3 x 3 convolution a step, additions for skips."""
+"""The network: a small U-Net on the frame folded 2 x 2 into channels, one 3 x 3 convolution a step, skips added."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +19,16 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.stem = _step(4 * channels, widths[0])
-        self.down = nn.ModuleList(_step(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(_step(a, b, 2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(
             nn.Sequential(*(_step(w, w) for _ in range(n))) for w, n in zip(widths, depth, strict=True)
         )
-        self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(
             nn.Sequential(*(_step(w, w) for _ in range(2 if k == 0 else 1))) for k, w in enumerate(widths[:-1])
         )
         self.head = nn.Conv2d(widths[0], 5, 1)
+        assert self.head.bias is not None
         with torch.no_grad():
             self.head.bias[HEAT] = -1.5
             self.head.bias[LOG_SIGMA] = 0.5

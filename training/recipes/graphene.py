@@ -1,4 +1,7 @@
-"""Graphene at 80 kV, as the shipped network was made. Ranges follow Madsen et al. 2018, widened to what real cameras show."""
+"""Graphene at 80 kV, as the shipped network was made.
+
+Ranges follow Madsen et al. 2018, widened to what real cameras show.
+"""
 
 from __future__ import annotations
 
