@@ -1,0 +1,32 @@
+"""Specimens that need no multislice: the phases of the atoms of a flat sheet, added up."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.contamination import carbon_phase
+from training.exit_waves import SAMPLING_A, Specimen
+from training.optics import frequencies
+from training.structures import SheetRanges, sheet
+
+VOLTAGE_KV = 80.0
+CELL_A = 40.0
+CALM = SheetRanges(cell_A=CELL_A, perfect_chance=1.0, strain=0.0, ripple_A=0.0, disorder_A=(0.03, 0.03))
+
+
+def thin(positions_A: NDArray[np.float64], cell_A: float = CELL_A) -> Specimen:
+    """A specimen of the (N, 2) positions (y, x)."""
+    size = round(cell_A / SAMPLING_A)
+    ky, kx = frequencies((size, size), SAMPLING_A)
+    along_y, along_x = (
+        np.exp(-2j * np.pi * k.reshape(-1, 1) * at) for k, at in zip((ky, kx), positions_A.T, strict=True)
+    )
+    spectrum = (along_y @ along_x.T) * carbon_phase((size, size), SAMPLING_A, VOLTAGE_KV)
+    phase = np.fft.ifft2(spectrum).real / SAMPLING_A**2
+    return Specimen(np.exp(1j * phase).astype(np.complex64), positions_A)
+
+
+def sheet_specimen(seed: int, ranges: SheetRanges = CALM) -> Specimen:
+    """A sheet of graphene that fills its cell."""
+    return thin(sheet(ranges, np.random.default_rng(seed))[:, 1:], ranges.cell_A)
