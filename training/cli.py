@@ -79,7 +79,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     recipe = replace(recipe, steps=options.steps or recipe.steps)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
-        task = bar.add_task("fit", total=recipe.steps)
+        task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
         run(read_specimens(folder / "waves"), recipe, folder / "fit", options.workers, shown)
     if (folder / "fit" / "losses.jsonl").exists():
@@ -148,7 +148,7 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
     ],
     "fit": [
-        ("--steps", {"type": int, "help": "of the optimiser (the recipe's)"}),
+        ("--steps", {"type": int, "help": "before the polish (the recipe's)"}),
         ("--workers", {"type": int, "default": 1, "help": "processes that draw samples (1)"}),
         ("--threads", {"type": int, "help": "of the training itself (all cores)"}),
     ],

@@ -48,7 +48,11 @@ def _impulses(positions_A: NDArray[np.float64], shape: tuple[int, int], sampling
 def _invariant(
     image: NDArray[np.float32], truth: NDArray[np.float32], sampling_A: float, stride_A: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """For each window: cosine of the phase sum (+1 bright atoms), true sign of the contrast, weight."""
+    """For each window: cosine of the phase sum (+1 bright atoms), true sign of the contrast times weight, weight.
+
+    The true sign is that of the majority of the three reflections, however strong the third: one against two moves the
+    lattice.
+    """
     size = int(2 * WINDOW_A / sampling_A)
     step = max(1, int(stride_A / sampling_A))
     axis = (np.arange(size) - (size - 1) / 2) * sampling_A
@@ -67,7 +71,7 @@ def _invariant(
             true = scipy.fft.fft2(((truth[part] - truth[part].mean()) * window).astype(np.complex64), s=(size, size))
             best = triples[np.argmax(np.abs(true[triples[..., 0], triples[..., 1]]).min(axis=1))]
             transfer = seen[best[:, 0], best[:, 1]] * np.conj(true[best[:, 0], best[:, 1]])
-            found.append((np.cos(np.angle(transfer).sum()), transfer.real.sum(), np.abs(transfer).min()))
+            found.append((np.cos(np.angle(transfer).sum()), np.sign(transfer.real).sum(), np.abs(transfer).min()))
     values = np.array(found, np.float64).reshape(-1, 3)
     return values[:, 0], np.sign(values[:, 1]) * values[:, 2], values[:, 2]
 

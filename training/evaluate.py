@@ -1,4 +1,4 @@
-"""The exported model on specimens it has never seen: F1 against dose, position error against its bound, calibration of sigma."""
+"""The exported model on specimens it has never seen: F1 against dose, error against its bound, calibration of sigma."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import Detector, Frame
+from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
 from training.exit_waves import Specimen
 from training.imaging import ImageRanges, Shot, shoot
@@ -28,13 +28,22 @@ class Result:
     bound_pm: float
     decidable: bool
     score: Score
-    sigma_pm: NDArray[np.float32]
     shot: Shot
-    found_px: NDArray[np.float32]
+    atoms: Atoms
+
+    @property
+    def sigma_pm(self) -> NDArray[np.float32]:
+        """Predicted error of each matched atom."""
+        return self.atoms.sigma_pm[self.score.row]
+
+    def above(self, threshold: float) -> Result:
+        """The same frame judged with the atoms of at least this score."""
+        atoms = self.atoms.select(self.atoms.score >= threshold)
+        return judge(self.shot, atoms, self.number, self.dose_e_A2, self.bound_pm)
 
 
 def evaluation_ranges(ranges: ImageRanges) -> ImageRanges:
-    """The whole range of optics and pixel sizes; no dirt, bent sheets or stretched pictures, for which no bound is defined."""
+    """All optics and pixel sizes; no dirt, bent sheets or stretched pictures, for which no bound is defined."""
     return replace(ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0)
 
 
@@ -57,16 +66,17 @@ def evaluate(
             (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
             if np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
-            results.append(_judge(detector, shot, number, dose, bound_at_1 / np.sqrt(dose)))
+            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A))
+            results.append(judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose)))
         progress(number + 1)
     return results
 
 
-def _judge(detector: Detector, shot: Shot, number: int, dose: float, bound_pm: float) -> Result:
-    frame = Frame(shot.frame.pixels, shot.frame.sampling_A)
-    atoms = detector.detect(frame)
-    judged = score(shot.positions_px, atoms.positions.astype(np.float64), shot.view.sampling_A, frame.shape)
-    return Result(number, dose, bound_pm, shot.decidable, judged, atoms.sigma_pm[judged.row], shot, atoms.positions)
+def judge(shot: Shot, atoms: Atoms, number: int, dose_e_A2: float, bound_pm: float) -> Result:
+    """Found atoms against the shot's truth."""
+    found = atoms.positions.astype(np.float64)
+    judged = score(shot.positions_px, found, shot.view.sampling_A, shot.frame.shape)
+    return Result(number, dose_e_A2, bound_pm, shot.decidable, judged, shot, atoms)
 
 
 def summarise(results: list[Result]) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Weights to what ships: an ONNX file with the activations and the local-maximum test inside, its INT8 twin, and their spec."""
+"""Weights to what ships: ONNX with the activations and the local-maximum test inside, its INT8 twin, their spec."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from engine import ModelSpec, load_detector
 from engine.prepare import prepare
 from engine.spec import file_sha256
-from training.evaluate import DOSES_E_A2, FIELD_A, Result, evaluate, sigma_ratio
+from training.evaluate import FIELD_A, evaluate, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
 from training.recipes.recipe import Recipe
 from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA
 
-_CALIBRATION_FRAMES = 40
+_CALIBRATION_FRAMES = 60
+_CALIBRATION_DOSES = (1e5, 3e4, 1e4, 3e3)
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
 
@@ -33,7 +35,8 @@ class Exported(nn.Module):
     def __init__(self, network: nn.Module, spec: ModelSpec, log_sigma_offset: float = 0.0):
         super().__init__()
         self.network = _folded(network)
-        reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A))
+        # The largest square inside the circle of the separation: a wider one would hide atoms across its corners.
+        reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A) / math.sqrt(2))
         self.neighbourhood = nn.MaxPool2d(2 * reach + 1, stride=1, padding=reach)
         self.log_sigma_offset = log_sigma_offset
 
@@ -53,7 +56,10 @@ def export(
     folder: Path,
     progress: Callable[[str], None] = lambda said: None,
 ) -> ModelSpec:
-    """Write NAME.onnx, NAME.int8.xml, NAME.int8.bin and NAME.json; threshold and sigma are set on frames drawn for that alone."""
+    """Write NAME.onnx, NAME.int8.xml, NAME.int8.bin and NAME.json.
+
+    Threshold and sigma are set on frames drawn for that alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     progress("ONNX")
     spec = _write(network, recipe.spec, folder)
@@ -89,19 +95,14 @@ def _write(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: 
 
 def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:
     """The threshold of the best mean F1, and what to add to log sigma so that errors over sigma have a spread of 1."""
-    results = {}
-    for threshold in _THRESHOLDS:
-        tried = replace(spec, threshold=round(float(threshold), 3))
-        tried.write(folder / f"{spec.name}.json")
-        with load_detector(folder / f"{spec.name}.json", precision="f32") as detector:
-            results[tried.threshold] = _calibration_results(detector, recipe, specimens)
-    best = max(results, key=lambda t: np.mean([r.score.f1 for r in results[t] if r.decidable]))
-    ratio = sigma_ratio([r for r in results[best] if r.decidable])
-    return replace(spec, threshold=best), math.log(ratio)
-
-
-def _calibration_results(detector, recipe: Recipe, specimens: list[Specimen]) -> list[Result]:
-    return evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, DOSES_E_A2[1:4])
+    path = folder / f"{spec.name}.json"
+    replace(spec, threshold=float(_THRESHOLDS[0])).write(path)
+    with load_detector(path, precision="f32") as detector:
+        results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, _CALIBRATION_DOSES)
+    decidable = [r for r in results if r.decidable]
+    tried = {t: [r.above(t) for r in decidable] for t in np.round(_THRESHOLDS, 3).tolist()}
+    best = max(tried, key=lambda t: np.mean([r.score.f1 for r in tried[t]]))
+    return replace(spec, threshold=best), math.log(sigma_ratio(tried[best]))
 
 
 def calibration_inputs(recipe: Recipe, specimens: list[Specimen]) -> list[NDArray[np.float32]]:
@@ -117,7 +118,6 @@ def calibration_inputs(recipe: Recipe, specimens: list[Specimen]) -> list[NDArra
 def quantise(path: Path, inputs: list[NDArray[np.float32]]) -> None:
     """NAME.onnx to NAME.int8.xml and .bin, convolutions in INT8; the head stays as it is, it holds the positions."""
     import nncf
-    import openvino as ov
 
     model = ov.Core().read_model(path)
     ignored = nncf.IgnoredScope(names=[_last_convolution(model)], types=["MaxPool", "Sigmoid"])
@@ -125,7 +125,7 @@ def quantise(path: Path, inputs: list[NDArray[np.float32]]) -> None:
     ov.save_model(quantised, path.with_suffix(".int8.xml"), compress_to_fp16=True)
 
 
-def _last_convolution(model) -> str:
+def _last_convolution(model: ov.Model) -> str:
     return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"][-1]
 
 
@@ -133,7 +133,10 @@ def _folded(network: nn.Module) -> nn.Module:
     """A copy with every batch normalisation folded into the convolution before it."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
-        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = nn.utils.fusion.fuse_conv_bn_eval(module[0], module[1])
+        if not isinstance(module, nn.Sequential) or len(module) < 2:
+            continue
+        convolution, norm = module[0], module[1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module[0] = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
             module[1] = nn.Identity()
     return network

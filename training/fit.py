@@ -43,9 +43,9 @@ def fit(
         step = _restore(checkpoint, network, average, optimiser)
     for frames, maps in loader(specimens, recipe, step, workers):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
         frames, maps = frames.flatten(0, 1).to(device), maps.flatten(0, 1).to(device)
-        losses = loss_terms(network(frames), maps)
+        losses = loss_terms(network(frames), maps, beta=0.5 if step < recipe.steps else 0.0)
         total = sum(losses.values(), torch.zeros((), device=device))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -58,24 +58,25 @@ def fit(
             progress(step, values)
             with (folder / "losses.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step, **values}) + "\n")
-        if time.monotonic() - saved > CHECKPOINT_S or step == recipe.steps:
+        if time.monotonic() - saved > CHECKPOINT_S or step == recipe.all_steps:
             _save(checkpoint, step, network, average, optimiser)
             saved = time.monotonic()
     return average.module.eval()
 
 
-def loss_terms(raw: Tensor, maps: Tensor) -> dict[str, Tensor]:
+def loss_terms(raw: Tensor, maps: Tensor, beta: float = 0.5) -> dict[str, Tensor]:
     """The three losses of (B, 5, h, w) raw maps against (B, 6, h, w) targets.
 
-    Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width itself (beta = 0.5)
-    so that frames of low dose are not drowned by those of high dose. REF: Seitzer et al., ICLR 2022 (arXiv 2203.09168).
+    Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width to the power 2 beta:
+    0.5 finds what is faint beside what is sharp, 0, the plain likelihood, measures.
+    REF: Seitzer et al., ICLR 2022 (arXiv 2203.09168).
     """
     heat, offset, near, covered, weight = maps[:, 0], maps[:, 1:3], maps[:, 3], maps[:, 4], maps[:, 5]
     entropy = nn.functional.binary_cross_entropy_with_logits(raw[:, HEAT], heat, reduction="none")
     log_sigma = raw[:, LOG_SIGMA].clamp(-5, 2)
     error2 = (raw[:, [DY, DX]] - offset).square().sum(dim=1)
     likelihood = 0.5 * error2 * torch.exp(-2 * log_sigma) + 2 * log_sigma
-    likelihood = likelihood * torch.exp(log_sigma.detach())
+    likelihood = likelihood * torch.exp(2 * beta * log_sigma.detach())
     dirt = nn.functional.binary_cross_entropy_with_logits(raw[:, COVERED], covered)
     return {
         "heat": 10 * (entropy * weight).sum() / weight.sum().clamp(min=1),
@@ -97,10 +98,17 @@ def _ema() -> Callable[..., None]:
     return torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / AVERAGE_STEPS)
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, recipe: Recipe) -> float:
+    """Share of the learning rate: a warm-up and a cosine, and a second, lower cosine to polish."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
-    return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+    if step < recipe.steps:
+        return _cosine((step - WARM_UP) / (recipe.steps - WARM_UP))
+    return recipe.polish * _cosine((step - recipe.steps) / recipe.polish_steps)
+
+
+def _cosine(done: float) -> float:
+    return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:

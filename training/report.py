@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from training.evaluate import Result, summarise
-from training.score import match, TOLERANCE_A
+from training.score import TOLERANCE_A, match
 
 _WORST = 10
 _HEADINGS = {
@@ -43,15 +43,18 @@ def write_report(results: list[Result], name: str, folder: Path) -> dict[str, An
     (folder / "report.json").write_text(json.dumps(table, indent=2) + "\n")
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes over the whole "
-        "range of the recipe. F1: one-to-one pairs within 0.5 A. Errors are per axis. Frames whose contrast nobody could decide "
-        "are counted apart.</p>",
+        "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
+        "over the whole range of the recipe. F1: one-to-one pairs within 0.5 A. Errors are per axis. Frames whose "
+        "contrast nobody could decide are counted apart.</p>",
         _table(table),
         _image(_curves(results, table)),
         f"<h2>The {_WORST} worst decidable frames</h2>",
         *(_image(_frame(result)) for result in worst(results)),
     ]
-    style = "body{font-family:sans-serif;max-width:75em;margin:2em auto}td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
+    style = (
+        "body{font-family:sans-serif;max-width:75em;margin:2em auto}"
+        "td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
+    )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     (folder / "report.html").write_text(page)
     return table
@@ -114,7 +117,7 @@ def _frame(result: Result) -> Figure:
     """The frame, beside it the same with true atoms found, missed and invented."""
     figure, axes = plt.subplots(1, 2, figsize=(14, 7))
     pixels = result.shot.frame.pixels
-    truth, found = result.shot.positions_px, result.found_px
+    truth, found = result.shot.positions_px, result.atoms.positions
     pairs = match(truth, found.astype(np.float64), TOLERANCE_A / result.shot.view.sampling_A)
     missed = np.delete(truth, pairs[:, 0], axis=0)
     invented = np.delete(found, pairs[:, 1], axis=0)
@@ -127,9 +130,9 @@ def _frame(result: Result) -> Figure:
     axes[1].legend(loc="upper right")
     optics = result.shot.optics
     figure.suptitle(
-        f"frame {result.number}, {result.dose_e_A2:g} e/A², {result.shot.view.sampling_A:.3f} A/px: F1 {result.score.f1:.3f}, "
-        f"bound {result.bound_pm:.1f} pm, defocus {optics.defocus_A:.0f} A, Cs {optics.Cs_A / 1e4:.1f} um, "
-        f"astigmatism {optics.astigmatism_A:.0f} A"
+        f"frame {result.number}, {result.dose_e_A2:g} e/A², {result.shot.view.sampling_A:.3f} A/px: "
+        f"F1 {result.score.f1:.3f}, bound {result.bound_pm:.1f} pm, defocus {optics.defocus_A:.0f} A, "
+        f"Cs {optics.Cs_A / 1e4:.1f} um, astigmatism {optics.astigmatism_A:.0f} A"
     )
     figure.tight_layout()
     return figure

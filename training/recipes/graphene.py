@@ -47,5 +47,7 @@ def graphene() -> Recipe:
         crop_px=192,
         batch=6,
         steps=7000,
+        polish_steps=3000,
         learning_rate=2e-3,
+        polish=0.3,
     )

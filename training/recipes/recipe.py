@@ -24,4 +24,11 @@ class Recipe:
     crop_px: int
     batch: int
     steps: int
+    polish_steps: int  # more steps at `polish` times the rate, positions by their plain likelihood
     learning_rate: float
+    polish: float
+
+    @property
+    def all_steps(self) -> int:
+        """From the first to the last."""
+        return self.steps + self.polish_steps
