@@ -123,16 +123,13 @@ class OpenVinoNetwork:
         pixels : (1, C, H, W) float32, C-contiguous
             As `prepare` gives them.
         """
-        request = self._request(pixels.shape)
+        request = self.request(pixels.shape)
         result = request.infer([pixels], share_inputs=True, share_outputs=True)
         # COPY: the request writes its next answer into the same buffer.
         return Maps(result[0][0].copy())
 
-    def close(self) -> None:
-        """Free the compiled networks."""
-        self._requests.clear()
-
-    def _request(self, shape: tuple[int, ...]) -> ov.InferRequest:
+    def request(self, shape: tuple[int, ...]) -> ov.InferRequest:
+        """The network compiled for inputs of this shape, ready to run."""
         request = self._requests.pop(shape, None)
         if request is None:
             while len(self._requests) >= _SHAPES_KEPT:
@@ -141,6 +138,10 @@ class OpenVinoNetwork:
             request = self._core.compile_model(self._model, "CPU", self._options).create_infer_request()
         self._requests[shape] = request
         return request
+
+    def close(self) -> None:
+        """Free the compiled networks."""
+        self._requests.clear()
 
 
 def cpu_precisions() -> tuple[str, ...]:

@@ -1,0 +1,65 @@
+"""On what the figures were taken: machine, versions, commit, model."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.setting import Setting
+from stream.doctor import processor
+
+_PACKAGES = ("atomstream", "openvino", "numpy", "opencv-python-headless", "pyzmq", "torch", "scikit-image", "nncf")
+_ROOT = Path(__file__).parent.parent
+
+
+def use_cores(count: int) -> None:
+    """Keep this process, and those it will start, to so many cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Everything that a figure depends on."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": {finding.name: finding.text for finding in processor(Path("/proc/cpuinfo"))}
+        | {
+            "cores": setting.threads,
+            "memory_GB": round(psutil.virtual_memory().total / 1e9, 1),
+            "system": platform.platform(),
+            "load_before": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"Python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "model": {
+            "name": setting.spec.name,
+            "version": setting.spec.version,
+            "precision": setting.precision,
+            "sha256": setting.spec.sha256,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the working tree, marked where it has changes; None where there is no git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=_ROOT, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return said.stdout.strip() or None

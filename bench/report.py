@@ -1,0 +1,153 @@
+"""Results in, the table of docs/performance.md out: what was measured, what is asked for, whether it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- bench: begin, written by `make bench` -->", "<!-- bench: end -->"
+
+_FOLLOWS = 0.77  # share of the network's own rate that the path at 512 x 512 has to keep
+_SCRIPT, _LINEAGE = 8, 15  # times as fast as the script, as a network of the lineage's size
+_MEMORY_MB, _GROWTH = 600, 0.01
+_STALE = 2  # processing times that an answer may be old
+
+Row = tuple[str, str, str, bool | None]  # what, measured, asked for, reached
+
+
+def write_page(page: Path, results: dict[str, Any]) -> None:
+    """Replace what stands between the markers."""
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}, got a page without: put them back")
+    page.write_text(f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: where it was measured, then a row a figure."""
+    lines = [*_where(results), "", "| | measured | asked for | |", "|---|---|---|---|"]
+    for what, measured, asked, reached in rows(results):
+        lines.append(f"| {what} | {measured} | {asked} | {_MARK[reached]} |")
+    return "\n".join(lines) + "\n"
+
+
+_MARK = {True: "yes", False: "**no**", None: ""}
+
+
+def rows(results: dict[str, Any]) -> Iterator[Row]:
+    """Of the parts that were run."""
+    for name, part in (
+        ("speed", _speed),
+        ("precisions", _precisions),
+        ("torch", _torch),
+        ("lineage", _lineage),
+        ("memory", _memory),
+        ("freshness", _freshness),
+    ):
+        if name in results:
+            yield from part(results[name])
+
+
+def _where(results: dict[str, Any]) -> list[str]:
+    machine, versions, model = (results[key] for key in ("machine", "versions", "model"))
+    packages = ", ".join(f"{name} {one}" for name, one in versions.items() if one is not None)
+    return [
+        f"{machine['CPU']} ({machine['features']}), {machine['cores']} cores, {machine['memory_GB']} GB, "
+        f"{machine['system']}; load before the run {machine['load_before']}.",
+        f"{packages}.",
+        f"Model {model['name']} {model['version']} in {model['precision']}; commit {results['commit']}, "
+        f"{results['date']}.",
+    ]
+
+
+def _speed(cases: list[dict[str, Any]]) -> Iterator[Row]:
+    for case in cases:
+        path, target = case["path"], case["target_fps"]
+        yield case["frame"], f"{_rate(path)} sustained", f"{target:g} frames/s", path["fps"] >= target
+        latency = case["latency_ms_at_target"]
+        yield (
+            f"- latency at {target:g} frames/s, send to result",
+            f"p50 {latency['p50']} ms, p99 {latency['p99']} ms",
+            "",
+            None,
+        )
+        quotient = case["path_over_network"]
+        asked = case is cases[0]
+        yield (
+            f"- network alone, {case['network_input'][0]} x {case['network_input'][1]}",
+            f"{_rate(case['network'])}; the path keeps {_quotient(quotient)} of it",
+            f"{_FOLLOWS}" if asked else "",
+            quotient["median"] >= _FOLLOWS if asked else None,
+        )
+
+
+def _precisions(results: list[dict[str, Any]]) -> Iterator[Row]:
+    for one in results:
+        yield f"512 x 512 in {one['precision']}", f"{_rate(one['path'])}, network {_rate(one['network'])}", "", None
+
+
+def _torch(result: dict[str, Any]) -> Iterator[Row]:
+    yield "512 x 512, live path beside the scripts", _rate(result["path"]), "", None
+    for name, script in (
+        ("our prepare", "- eager torch f32, our `prepare`, `peak_local_max`"),
+        ("scikit-image", "- eager torch f32, scikit-image throughout"),
+    ):
+        quotient = result[name]["path_over_script"]
+        measured = f"{_rate(result[name])}; the path is {_quotient(quotient)} times as fast"
+        yield script, measured, f"{_SCRIPT} times", quotient["median"] >= _SCRIPT
+
+
+def _lineage(result: dict[str, Any]) -> Iterator[Row]:
+    size = f"{result['weights'] / 1e6:.1f} M weights, {result['input'][0]} x {result['input'][1]}"
+    quotient = result["path_over_path"]
+    yield (
+        f"lineage's size ({size}), live path, {result['precision']}",
+        f"{_rate(result['lineage path'])}; ours {_rate(result['path'])}, {_quotient(quotient)} times as fast",
+        f"{_LINEAGE} times",
+        quotient["median"] >= _LINEAGE,
+    )
+
+
+def _memory(result: dict[str, Any]) -> Iterator[Row]:
+    largest, growth, frames = result["largest_MB"], result["growth"], result["frames"]
+    yield "resident size at 1024 x 1024, largest", f"{largest:.0f} MB", f"{_MEMORY_MB} MB", largest <= _MEMORY_MB
+    yield (
+        f"- growth from frame {frames // 10:,} to {frames:,}",
+        f"{growth:.2%} ({result['early_MB']} to {result['late_MB']} MB)",
+        f"under {_GROWTH:.0%}",
+        growth < _GROWTH,
+    )
+
+
+def _freshness(result: dict[str, Any]) -> Iterator[Row]:
+    latest, lossless = result["latest"], result["lossless"]
+    age = latest["age_over_processing"]
+    yield (
+        f"`latest`, {latest['arrivals_fps']:.0f} frames/s coming: age of an answer, p99",
+        f"{latest['age_ms']['p99']} ms, {age} processing times of {latest['processing_ms']} ms",
+        f"under {_STALE}",
+        age < _STALE,
+    )
+    books = latest["books"]
+    dropped = ", ".join(f"{reason} {count}" for reason, count in books["dropped"].items())
+    yield (
+        "- every frame accounted for",
+        f"sent {latest['sent']}, missing {books['missing']}, processed {books['processed']}, dropped: {dropped}",
+        "all",
+        latest["accounted"],
+    )
+    lost = lossless["lost"]
+    yield "`lossless`, as fast as it takes them", f"{lost} of {lossless['sent']:,} lost", "0", lost == 0
+
+
+def _rate(summary: dict[str, Any]) -> str:
+    low, high = summary["range"]
+    return f"{summary['fps']:.1f} frames/s ({low:.1f} to {high:.1f})"
+
+
+def _quotient(summary: dict[str, Any]) -> str:
+    low, high = summary["range"]
+    return f"{summary['median']:.2f} ({low:.2f} to {high:.2f})"
