@@ -1,0 +1,96 @@
+"""Frames that nobody can decide: images made by hand of the three first-order reflections of a lattice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training.decidable import FIRST_ORDER_A, decidable
+
+SAMPLING_A = 0.25
+SIZE = 168  # 42 A: windows at four places
+REVERSALS = [(1, 1, -1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)]
+
+
+class Lattice:
+    """Graphene turned by an angle and moved by an origin, both arbitrary."""
+
+    def __init__(self, angle: float = 0.2, origin_A: tuple[float, float] = (0.3, 0.9)) -> None:
+        turn = angle + np.arange(3) * 2 * np.pi / 3
+        self.reflections = np.stack([np.sin(turn), np.cos(turn)], axis=1) / FIRST_ORDER_A
+        cell = np.linalg.inv(self.reflections[:2]).T  # rows a with a . g whole
+        i, j = np.mgrid[-60:60, -60:60].reshape(2, -1, 1)
+        corners = i * cell[0] + j * cell[1] + origin_A
+        # The two atoms lie at a third and two thirds of the cell's long diagonal.
+        diagonal = cell[0] + cell[1] if np.dot(*cell) > 0 else cell[0] - cell[1]
+        atoms = np.concatenate([corners + diagonal / 3, corners + diagonal * 2 / 3])
+        self.atoms_A = atoms[np.all((atoms >= 0) & (atoms < SIZE * SAMPLING_A), axis=1)]
+
+    def image(self, transfer: tuple[float, ...]) -> NDArray[np.float32]:
+        """What a microscope shows that passes each reflection with this factor."""
+        at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
+        out = np.ones((SIZE, SIZE))
+        for g, factor in zip(self.reflections, transfer, strict=True):
+            strength = np.exp(-2j * np.pi * self.atoms_A @ g).mean()
+            out += 0.1 * factor * (strength * np.exp(2j * np.pi * np.tensordot(g, at, 1))).real
+        return out.astype(np.float32)
+
+    def decided(self, image: NDArray[np.float32]) -> bool:
+        return decidable(image, self.atoms_A, SAMPLING_A)
+
+
+@pytest.fixture(scope="module")
+def lattice() -> Lattice:
+    return Lattice()
+
+
+def test_the_atoms_made_by_hand_are_graphene(lattice: Lattice) -> None:
+    density = len(lattice.atoms_A) / (SIZE * SAMPLING_A) ** 2
+    assert density == pytest.approx(0.3818, rel=0.03)
+    apart = np.hypot(*(lattice.atoms_A[:, None] - lattice.atoms_A[None]).transpose(2, 0, 1))
+    assert apart[apart > 0].min() == pytest.approx(1.42, rel=0.01)
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["bright atoms", "dark atoms"])
+@pytest.mark.parametrize("angle", [0.0, 0.2, 0.5, 1.3])
+def test_one_sign_for_all_is_decidable(sign: int, angle: float) -> None:
+    lattice = Lattice(angle)
+    assert lattice.decided(lattice.image((sign, sign, sign)))
+
+
+@pytest.mark.parametrize("transfer", REVERSALS)
+def test_a_reversal_of_some_is_not(lattice: Lattice, transfer: tuple[int, ...]) -> None:
+    assert not lattice.decided(lattice.image(transfer))
+
+
+def test_a_reversal_shows_a_perfect_lattice_nonetheless(lattice: Lattice) -> None:
+    # The very image of a lattice of the other contrast, half a period away along two of the reflections.
+    away = np.linalg.solve(lattice.reflections[:2], [0.5, 0.5])
+    other = Lattice(origin_A=(0.3 + away[0], 0.9 + away[1]))
+    image = lattice.image((1, 1, -1))
+    np.testing.assert_allclose(other.image((-1, -1, -1)), image, atol=5e-3)
+    assert other.decided(image)
+
+
+def test_unequal_strengths_of_one_sign_are_decidable(lattice: Lattice) -> None:
+    assert lattice.decided(lattice.image((1.0, 0.6, 0.3)))
+
+
+def test_wherever_the_lattice_lies() -> None:
+    for origin_A in [(0.0, 0.0), (0.7, 1.1), (1.9, 0.4)]:
+        lattice = Lattice(origin_A=origin_A)
+        assert lattice.decided(lattice.image((-1, -1, -1)))
+
+
+def test_noise_is_not_decidable(lattice: Lattice) -> None:
+    rng = np.random.default_rng(0)
+    assert not any(lattice.decided(rng.normal(1, 0.1, (SIZE, SIZE)).astype(np.float32)) for _ in range(5))
+
+
+def test_gain_and_offset_do_not_matter(lattice: Lattice) -> None:
+    assert lattice.decided(lattice.image((1, 1, 1)) * 1000 + 77)
+
+
+def test_without_atoms_there_is_nothing_to_decide() -> None:
+    assert not decidable(np.ones((SIZE, SIZE), np.float32), np.empty((0, 2)), SAMPLING_A)
