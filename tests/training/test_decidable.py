@@ -10,7 +10,7 @@ from training.decidable import FIRST_ORDER_A, decidable
 
 SAMPLING_A = 0.25
 SIZE = 168  # 42 A: windows at four places
-REVERSALS = [(1, 1, -1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)]
+REVERSALS = [(1, 1, -1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1), (-3, 1, 1), (3, -1, -1)]
 
 
 class Lattice:

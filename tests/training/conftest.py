@@ -1,0 +1,37 @@
+"""A recipe whose frames are drawn in milliseconds, and its specimens. Shared by the tests of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.training.specimens import CALM, sheet_specimen
+from training.exit_waves import Specimen
+from training.imaging import ImageRanges
+from training.recipes.graphene import graphene
+from training.recipes.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """That of graphene with small specimens, small crops and a very small network."""
+    images = ImageRanges(sampling_A=(0.12, 0.4))
+    return replace(
+        graphene(),
+        sheets=CALM,
+        images=images,
+        specimens=2,
+        held_out=2,
+        widths=(8, 16),
+        depth=(1, 1),
+        crop_px=64,
+        batch=4,
+        steps=6,
+    )
+
+
+@pytest.fixture(scope="session")
+def specimens() -> list[Specimen]:
+    """Two sheets of graphene, 40 A wide."""
+    return [sheet_specimen(seed) for seed in (1, 2)]
