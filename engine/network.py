@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,7 +99,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, path: Path, precision: str, *, channels: int, maps: int, threads: int | None = None) -> None:
-        self._core = ov.Core()
+        self._core = _core()
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -147,8 +148,17 @@ class OpenVinoNetwork:
 def cpu_precisions() -> tuple[str, ...]:
     """Precisions this CPU computes in hardware: "f32", and "bf16", "int8" where it can."""
     names = {"FP32": "f32", "BF16": "bf16", "INT8": "int8"}
-    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(name for key, name in names.items() if key in capabilities)
+
+
+@cache
+def _core() -> ov.Core:
+    """One for the whole process: of two, the later freed leaves the freed signal stack of the other behind (2026.4).
+
+    The next Ctrl-C would then end the process with a segmentation fault.
+    """
+    return ov.Core()
 
 
 def _expect_channels(model: ov.Model, path: Path, channels: int, maps: int) -> None:

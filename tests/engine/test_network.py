@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +115,17 @@ def test_a_file_that_is_no_network_is_refused_in_one_line(tmp_path: Path, name):
     with pytest.raises(ModelError, match="expected a network in ONNX or OpenVINO IR") as caught:
         OpenVinoNetwork(tmp_path / name, "f32", channels=1, maps=6)
     assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_is_survived_after_networks_were_freed(tiny_model):
+    """Cores that OpenVINO frees in the order they were made leave a signal stack behind that is no longer there."""
+    code = (
+        "import os, signal, sys; from engine.detector import load_detector\n"
+        "first = load_detector(sys.argv[1], precision='f32'); second = load_detector(sys.argv[1], precision='f32')\n"
+        "import numpy as np; image = np.zeros((1, 1, 32, 32), np.float32)\n"
+        "first._network.infer(image); second._network.infer(image); first.close(); second.close(); del first, second\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: print('survived')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tiny_model], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "survived\n", done.stderr
