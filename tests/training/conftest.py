@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.training.specimens import CALM, sheet_specimen
 from training.exit_waves import Specimen
 from training.imaging import ImageRanges
 from training.recipes.graphene import graphene
 from training.recipes.recipe import Recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads that wait for each other on busy cores cost more than such small networks do."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +34,8 @@ def recipe() -> Recipe:
         depth=(1, 1),
         crop_px=64,
         batch=4,
-        steps=6,
+        steps=4,
+        polish_steps=2,
     )
 
 

@@ -1,4 +1,4 @@
-"""Specimens that need no multislice: the phases of the atoms of a flat sheet, added up."""
+"""Specimens that need no multislice, the phases of their atoms added up, and a microscope that shows them plainly."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from numpy.typing import NDArray
 
 from training.contamination import carbon_phase
 from training.exit_waves import SAMPLING_A, Specimen
+from training.imaging import ImageRanges
 from training.optics import frequencies
 from training.structures import SheetRanges, sheet
 
 VOLTAGE_KV = 80.0
 CELL_A = 40.0
 CALM = SheetRanges(cell_A=CELL_A, perfect_chance=1.0, strain=0.0, ripple_A=0.0, disorder_A=(0.03, 0.03))
+
+# One microscope: atoms of one sign, round, nothing drawn but where it looks.
+ROUND = ImageRanges(
+    defocus_A=(-60.0, -60.0),
+    Cs_A=(0.0, 0.0),
+    astigmatism_A=(0.0, 0.0),
+    coma_A=(0.0, 0.0),
+    threefold_A=(0.0, 0.0),
+    tilt_mrad=0.0,
+    focal_spread_A=(30.0, 30.0),
+    illumination=0.0,
+    uneven_focus_chance=0.0,
+    contamination_chance=0.0,
+)
 
 
 def thin(positions_A: NDArray[np.float64], cell_A: float = CELL_A) -> Specimen:

@@ -8,24 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.training.specimens import CELL_A, thin
+from tests.training.specimens import CELL_A, ROUND, thin
 from training.exit_waves import SAMPLING_A, Specimen
 from training.imaging import ImageRanges, Shot, View, detect, draw_optics, draw_view, shoot
 
 FIELD_A = (20.0, 24.0)
-# One microscope: atoms of one sign, round, nothing drawn but where it looks.
-ROUND = ImageRanges(
-    defocus_A=(-60.0, -60.0),
-    Cs_A=(0.0, 0.0),
-    astigmatism_A=(0.0, 0.0),
-    coma_A=(0.0, 0.0),
-    threefold_A=(0.0, 0.0),
-    tilt_mrad=0.0,
-    focal_spread_A=(30.0, 30.0),
-    illumination=0.0,
-    uneven_focus_chance=0.0,
-    contamination_chance=0.0,
-)
 IDEAL_DETECTOR = replace(
     ROUND, noise_blur_px=(0.0, 0.0), read_noise_e=(1e-6, 1e-6), bad_pixels=0.0, eight_bit_chance=0.0
 )

@@ -1,0 +1,154 @@
+"""The training loop: it learns, it resumes to the very same weights, and its losses say what they should."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training import fit as module
+from training.dataset import loader
+from training.exit_waves import Specimen
+from training.fit import fit, loss_terms, read_network
+from training.recipes.recipe import Recipe
+from training.unet import UNet
+
+
+@pytest.fixture
+def always_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every step."""
+    monkeypatch.setattr(module, "CHECKPOINT_S", -1.0)
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return state(one).keys() == state(other).keys() and all(
+        torch.equal(value, state(other)[name]) for name, value in state(one).items()
+    )
+
+
+class TestFit:
+    def test_it_learns(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = next(iter(loader(specimens, recipe, 0, 0)))
+        monkeypatch.setattr(module, "loader", lambda *_: [batch] * 40)
+        monkeypatch.setattr(module, "WARM_UP", 5)
+        shown: list[int] = []
+        fit(specimens, replace(recipe, steps=32, polish_steps=8), tmp_path, 0, lambda step, _: shown.append(step))
+        logged = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+        assert shown == [row["step"] for row in logged] == [20, 40]
+        assert set(logged[0]) == {"step", "heat", "position", "contamination"}
+        network = UNet(1, recipe.widths, recipe.depth)
+        before = loss_terms(network(batch[0].flatten(0, 1)), batch[1].flatten(0, 1))
+        for name in ("heat", "position"):
+            assert logged[-1][name] < 0.8 * float(before[name].detach())
+
+    @pytest.mark.usefixtures("always_saving")
+    @pytest.mark.parametrize("interrupted_at", [2, 5])  # before and in the polish
+    def test_resumed_it_gives_the_weights_of_one_run(
+        self,
+        recipe: Recipe,
+        specimens: list[Specimen],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        interrupted_at: int,
+    ) -> None:
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        whole.mkdir()
+        parts.mkdir()
+        expected = fit(specimens, recipe, whole, workers=0)
+
+        real = module.loss_terms
+        calls = []
+
+        def interrupt(*arguments: object, **options: object) -> dict[str, Tensor]:
+            calls.append(1)
+            if len(calls) > interrupted_at:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, "loss_terms", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(specimens, recipe, parts, workers=0)
+        monkeypatch.setattr(module, "loss_terms", real)
+        assert torch.load(parts / "checkpoint.pt", weights_only=True)["step"] == interrupted_at
+        torch.manual_seed(99)  # whatever has been drawn meanwhile
+        resumed = fit(specimens, recipe, parts, workers=0)
+        assert same(resumed, expected)
+        assert same(read_network(parts / "checkpoint.pt", recipe), expected)
+
+    def test_a_finished_run_is_left_as_it_is(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
+        short = replace(recipe, steps=1, polish_steps=1)
+        expected = fit(specimens, short, tmp_path, workers=0)
+        written = (tmp_path / "checkpoint.pt").read_bytes()
+        assert same(fit(specimens, short, tmp_path, workers=0), expected)
+        assert (tmp_path / "checkpoint.pt").read_bytes() == written
+
+    def test_weights_are_averaged(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
+        averaged = fit(specimens, replace(recipe, learning_rate=0.1), tmp_path, workers=0)
+        last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
+        assert not averaged.training
+        assert not torch.equal(averaged.head.weight, last["head.weight"])
+
+
+def maps(**filled: float) -> Tensor:
+    """(1, 6, 4, 4) targets: zero but for these, heat counting everywhere."""
+    names = ("heat", "dy", "dx", "near", "covered", "weight")
+    values = {"weight": 1.0, **filled}
+    return torch.stack([torch.full((4, 4), values.get(name, 0.0)) for name in names])[None]
+
+
+def raw(**filled: float) -> Tensor:
+    """(1, 5, 4, 4) maps of a network that is sure there is nothing, but for these."""
+    names = {"heat": -20.0, "dy": 0.0, "dx": 0.0, "log_sigma": 0.0, "covered": -20.0}
+    return torch.stack([torch.full((4, 4), filled.get(name, value)) for name, value in names.items()])[None]
+
+
+class TestLosses:
+    def test_the_right_answer_costs_nothing(self) -> None:
+        assert {k: pytest.approx(float(v), abs=1e-5) for k, v in loss_terms(raw(), maps()).items()} == {
+            "heat": 0,
+            "position": 0,
+            "contamination": 0,
+        }
+
+    def test_a_missed_atom_costs_and_one_that_is_hidden_does_not(self) -> None:
+        assert loss_terms(raw(), maps(heat=1))["heat"] > 100
+        assert loss_terms(raw(), maps(heat=1, weight=0))["heat"] == 0
+
+    def test_the_best_sigma_is_the_error(self) -> None:
+        # Per axis 0.3 px of error: of all widths exp(log sigma) = 0.3 is the likeliest.
+        truth = maps(near=1, dy=0.3, dx=-0.3)
+        widths = torch.linspace(-2, 0, 101)
+        cost = [float(loss_terms(raw(log_sigma=float(w)), truth, beta=0.0)["position"]) for w in widths]
+        assert float(widths[cost.index(min(cost))].exp()) == pytest.approx(0.3, rel=0.02)
+
+    @pytest.mark.parametrize(("beta", "expected"), [(0.0, 1.0), (0.5, 0.2)])
+    def test_beta_weights_with_the_width(self, beta: float, expected: float) -> None:
+        log_sigma = torch.tensor(0.2).log().item()
+        errors = [torch.tensor(d) for d in (0.1, 0.2)]
+        one, two = (
+            loss_terms(raw(log_sigma=log_sigma, dy=float(d)), maps(near=1), beta=beta)["position"] for d in errors
+        )
+        plain = 0.5 * (0.2**2 - 0.1**2) / 0.2**2
+        assert float(two - one) == pytest.approx(plain * expected, rel=1e-4)
+
+    def test_the_gradient_of_sigma_is_not_weighted_away(self) -> None:
+        answer = raw(log_sigma=-1.0).requires_grad_()
+        loss_terms(answer, maps(near=1))["position"].backward()
+        # d/ds of (0 exp(-2 s) + 2 s) exp(s), the last factor held: 2 exp(-1), over 16 cells
+        assert float(answer.grad[0, 3].sum()) == pytest.approx(2 * 0.36788, rel=1e-3)
+
+    def test_far_from_atoms_offsets_do_not_count(self) -> None:
+        assert loss_terms(raw(dy=5.0, log_sigma=1.0), maps())["position"] == 0
+
+    def test_contamination(self) -> None:
+        assert loss_terms(raw(covered=0.0), maps(covered=1))["contamination"] == pytest.approx(0.3 * 0.6931, rel=1e-3)

@@ -1,0 +1,35 @@
+"""The network: its shapes, and that every part of it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.recipes.graphene import graphene
+from training.unet import HEAT, UNet
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (48, 16)])
+def test_half_the_size_and_five_maps(channels: int, height: int, width: int) -> None:
+    network = UNet(channels, (8, 16, 24), (1, 1, 1))
+    assert network(torch.zeros(2, channels, height, width)).shape == (2, 5, height // 2, width // 2)
+
+
+def test_at_first_atoms_are_rare() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        raw = UNet(1, (8, 16), (1, 1))(torch.randn(2, 1, 32, 32))
+    assert torch.sigmoid(raw[:, HEAT]).mean() < 0.4
+
+
+def test_every_weight_is_used() -> None:
+    network = UNet(1, (8, 16, 24), (1, 1, 2))
+    network(torch.randn(2, 1, 32, 32)).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_the_shipped_network_is_small() -> None:
+    recipe = graphene()
+    weights = sum(w.numel() for w in UNet(recipe.spec.channels, recipe.widths, recipe.depth).parameters())
+    assert weights < 1_200_000
