@@ -29,5 +29,6 @@ def load_network(model: str | Path, precision: str, threads: int) -> OpenVinoNet
 
 def inference(network: OpenVinoNetwork, pixels: NDArray[np.float32]) -> Callable[[], object]:
     """One inference, and not even a copy of its answer."""
+    network.settle(pixels.shape)
     request = network.request(pixels.shape)
     return lambda: request.infer([pixels], share_inputs=True, share_outputs=True)
