@@ -12,11 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nncf
-import numpy as np
-import openvino as ov
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.network import inference, load_network
@@ -28,7 +24,7 @@ from bench.speed import CASES
 from engine import ModelSpec
 from engine.prepare import prepare
 from engine.spec import file_sha256
-from training.export import Exported
+from training.export import Exported, quantise
 
 _SAMPLING_A = 0.12
 _WIDTHS = (32, 64, 128, 256)
@@ -127,16 +123,7 @@ def build(setting: Setting, recording: Recording) -> tuple[Path, int]:
     )
     files = [onnx_path]
     if setting.precision == "int8":
-        _quantise(onnx_path, [prepare(frame, spec).pixels for frame in recording.frames[:_CALIBRATION_FRAMES]])
+        quantise(onnx_path, [prepare(frame, spec).pixels for frame in recording.frames[:_CALIBRATION_FRAMES]])
         files += [onnx_path.with_suffix(suffix) for suffix in (".int8.xml", ".int8.bin")]
     replace(spec, sha256={file.name: file_sha256(file) for file in files}).write(spec_path)
     return spec_path, sum(values.numel() for values in network.parameters())
-
-
-def _quantise(path: Path, inputs: list[NDArray[np.float32]]) -> None:
-    """As ours is, but pooling inside the network may stay in INT8 too: nothing here is to be slower than it must."""
-    model = ov.Core().read_model(path)
-    last = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"][-1]
-    scope = nncf.IgnoredScope(names=[last], types=["Sigmoid"])
-    quantised = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), ignored_scope=scope)
-    ov.save_model(quantised, path.with_suffix(".int8.xml"), compress_to_fp16=True)
