@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = RECIPES[options.recipe]()
         folder = options.folder or Path("runs") / options.recipe
         options.run(recipe, folder, options)
-    except (AtomstreamError, FileNotFoundError) as error:
+    except AtomstreamError as error:
         print(f"atomstream-train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -120,7 +121,7 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report")
     spec = ModelSpec.read(model)
     figures = {
-        f"{dose} e/A^2": {key: round(row[key], 4) for key in ("f1", "rmse_pm", "bound_pm")}
+        f"{dose} e/A^2": {key: round(row[key], 4) for key in ("f1", "rmse_pm", "bound_pm") if isfinite(row[key])}
         for dose, row in table.items()
     }
     replace(spec, measured={**spec.measured, backend: figures}).write(model)

@@ -25,7 +25,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         self.specimens, self.recipe, self.first = specimens, recipe, first
 
     def __len__(self) -> int:
-        return self.recipe.all_steps * self.recipe.batch // VIEWS - self.first
+        return max(0, self.recipe.all_steps * self.recipe.batch // VIEWS - self.first)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.recipe.seed, self.first + index))

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import FileError
+
 # Of stored waves: focal spread leaves nothing finer than 0.7 A, and squaring it nothing finer than 0.5 A that counts.
 SAMPLING_A = 0.25
 
@@ -94,5 +96,5 @@ def read_specimens(folder: Path) -> list[Specimen]:
             with np.load(path, allow_pickle=False) as stored:
                 found.append(Specimen(stored["wave"], stored["positions_A"]))
     if not found:
-        raise FileNotFoundError(f"{folder}: expected exit waves, found none: run `atomstream-train simulate` first")
+        raise FileError(f"{folder}: expected exit waves, found none: run `atomstream-train simulate` first")
     return found

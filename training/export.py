@@ -35,10 +35,15 @@ _PEAK = 1
 class Exported(nn.Module):
     """(N, C, H, W) normalised frames to (N, 6, h, w) maps: score, peak, dy, dx, log sigma, contamination."""
 
+    is_chance: Tensor
+    is_peak: Tensor
+
     def __init__(self, network: nn.Module, spec: ModelSpec, log_sigma_offset: float = 0.0):
         super().__init__()
         self.network = _folded(network)
-        self.network.head = _in_order(self.network.head, log_sigma_offset)
+        head = self.network.head
+        assert isinstance(head, nn.Conv2d)
+        self.network.head = _in_order(head, log_sigma_offset)
         # The largest square inside the circle of the separation: a wider one would hide atoms across its corners.
         reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A) / math.sqrt(2))
         self.neighbourhood = nn.MaxPool2d(2 * reach + 1, stride=1, padding=reach)
@@ -100,7 +105,7 @@ def _write(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: 
 
 
 def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:
-    """The highest threshold of the best mean F1, and what to add to log sigma so that errors over sigma have a spread of 1."""
+    """The highest threshold of the best mean F1, and what log sigma lacks for errors over sigma to spread by 1."""
     path = folder / f"{spec.name}.json"
     replace(spec, threshold=float(_THRESHOLDS[0])).write(path)
     with load_detector(path, precision="f32") as detector:
@@ -109,7 +114,9 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     tried = {t: [r.above(t) for r in decidable] for t in np.round(_THRESHOLDS, 3).tolist()}
     f1 = {t: np.mean([r.score.f1 for r in rows]) for t, rows in tried.items()}
     best = max(t for t in f1 if f1[t] >= max(f1.values()) - _AS_GOOD)
-    return replace(spec, threshold=best), math.log(sigma_ratio(tried[best]))
+    ratio = sigma_ratio(tried[best])
+    # Where no frame is good enough to tell, the network's own sigma stands.
+    return replace(spec, threshold=best), math.log(ratio) if ratio > 0 else 0.0
 
 
 def calibration_inputs(recipe: Recipe, specimens: list[Specimen]) -> list[NDArray[np.float32]]:
@@ -142,6 +149,8 @@ def _from_last_convolution(model: ov.Model) -> list[str]:
 def _in_order(head: nn.Conv2d, log_sigma_offset: float) -> nn.Conv2d:
     """The last convolution with its channels in the order of the maps."""
     ordered = nn.Conv2d(head.in_channels, len(_ORDER), 1)
+    assert head.bias is not None
+    assert ordered.bias is not None
     with torch.no_grad():
         ordered.weight.copy_(head.weight[list(_ORDER)])
         ordered.bias.copy_(head.bias[list(_ORDER)])

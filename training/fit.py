@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engine import FileError
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.recipes.recipe import Recipe
@@ -41,6 +42,7 @@ def fit(
     step, saved = 0, time.monotonic()
     if checkpoint.exists():
         step = _restore(checkpoint, network, average, optimiser)
+    _forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)
@@ -87,6 +89,8 @@ def loss_terms(raw: Tensor, maps: Tensor, beta: float = 0.5) -> dict[str, Tensor
 
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
+    if not checkpoint.exists():
+        raise FileError(f"{checkpoint}: expected a checkpoint, found none: run `atomstream-train fit` first")
     average = torch.optim.swa_utils.AveragedModel(
         UNet(recipe.spec.channels, recipe.widths, recipe.depth), use_buffers=True
     )
@@ -109,6 +113,13 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 def _cosine(done: float) -> float:
     return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _forget_after(step: int, log: Path) -> None:
+    """What an interrupted run logged beyond its checkpoint is run, and logged, again."""
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -40,7 +40,7 @@ def write_report(results: list[Result], name: str, folder: Path) -> dict[str, An
     """Write folder/report.html and folder/report.json; returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     table = summarise(results)
-    (folder / "report.json").write_text(json.dumps(table, indent=2) + "\n")
+    (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
     body = [
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
@@ -58,6 +58,11 @@ def write_report(results: list[Result], name: str, folder: Path) -> dict[str, An
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     (folder / "report.html").write_text(page)
     return table
+
+
+def _known(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Null where nothing was there to measure: JSON has no NaN."""
+    return {dose: {k: v if np.isfinite(v) else None for k, v in row.items()} for dose, row in table.items()}
 
 
 def worst(results: list[Result]) -> list[Result]:

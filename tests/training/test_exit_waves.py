@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import AtomstreamError
+from engine import FileError
 from tests.training.specimens import VOLTAGE_KV, thin
 from training import exit_waves
 from training.contamination import carbon_phase
@@ -140,5 +140,5 @@ class TestSimulate:
         assert len(read_specimens(stored.folder)) == 2
 
     def test_no_exit_waves_says_what_to_do(self, tmp_path: Path) -> None:
-        with pytest.raises((AtomstreamError, FileNotFoundError), match="expected exit waves, found none: run"):
+        with pytest.raises(FileError, match="expected exit waves, found none: run"):
             read_specimens(tmp_path)

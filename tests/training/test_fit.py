@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine import FileError
 from training import fit as module
 from training.dataset import loader
 from training.exit_waves import Specimen
@@ -84,6 +85,24 @@ class TestFit:
         resumed = fit(specimens, recipe, parts, workers=0)
         assert same(resumed, expected)
         assert same(read_network(parts / "checkpoint.pt", recipe), expected)
+
+    @pytest.mark.usefixtures("always_saving")
+    def test_steps_run_again_are_logged_once(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
+        fit(specimens, recipe, tmp_path, workers=0)
+        log = tmp_path / "losses.jsonl"
+        log.write_text("".join(json.dumps({"step": step, "heat": 1.0}) + "\n" for step in (2, 4, 6, 20, 40)))
+        fit(specimens, recipe, tmp_path, workers=0)
+        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 6]
+
+    def test_a_checkpoint_beyond_the_last_step_is_the_end(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
+    ) -> None:
+        expected = fit(specimens, recipe, tmp_path, workers=0)
+        assert same(fit(specimens, replace(recipe, steps=1), tmp_path, workers=0), expected)
+
+    def test_no_checkpoint_says_what_to_do(self, recipe: Recipe, tmp_path: Path) -> None:
+        with pytest.raises(FileError, match="expected a checkpoint, found none: run"):
+            read_network(tmp_path / "checkpoint.pt", recipe)
 
     def test_a_finished_run_is_left_as_it_is(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
         short = replace(recipe, steps=1, polish_steps=1)
