@@ -1,0 +1,111 @@
+"""The written report: one file that needs nothing else, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from tests.training.oracle import atoms_at
+from tests.training.specimens import ROUND
+from training.evaluate import Result, judge, summarise
+from training.exit_waves import Specimen
+from training.imaging import Shot, shoot
+from training.report import loss_curves, worst, write_report
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def shot(specimens: list[Specimen]) -> Shot:
+    ranges = replace(ROUND, sampling_A=(0.3, 0.3))
+    return shoot(specimens[0], ranges, (20.0, 22.0), np.random.default_rng(0), 1e4)[0]
+
+
+@pytest.fixture(scope="module")
+def results(shot: Shot) -> list[Result]:
+    """Two doses, one frame good, one poor, one undecidable and without an atom found."""
+    moved = shot.positions_px + 0.1
+    good, poor = (judge(shot, atoms_at(at), 0, 1e5, 3.0) for at in (moved, moved[::2]))
+    lost = replace(judge(shot, atoms_at(np.empty((0, 2))), 1, 1e4, 9.0), decidable=False)
+    return [good, replace(poor, number=1), replace(good, dose_e_A2=1e4, bound_pm=9.0), lost]
+
+
+@pytest.fixture(scope="module")
+def folder(results: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "report"
+    write_report(results, "graphene <1>, openvino f32", folder)
+    return folder
+
+
+class Tags(HTMLParser):
+    """Counts tags and collects what they point to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.count: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+class TestWriteReport:
+    def test_the_page_needs_nothing_else(self, folder: Path) -> None:
+        page = (folder / "report.html").read_text()
+        assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+        tags = Tags(page)
+        assert tags.sources
+        assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
+        assert not {"script", "link", "iframe"} & set(tags.count)
+
+    def test_it_shows_a_row_a_dose_the_curves_and_the_worst(self, folder: Path) -> None:
+        tags = Tags((folder / "report.html").read_text())
+        assert tags.count["tr"] == 1 + 2
+        assert tags.count["img"] == 1 + 3  # of the four frames one is undecidable
+
+    def test_names_are_text(self, folder: Path) -> None:
+        assert "graphene &lt;1&gt;, openvino f32" in (folder / "report.html").read_text()
+
+    def test_the_json_holds_the_figures(self, folder: Path, results: list[Result]) -> None:
+        def refuse(constant: str) -> NoReturn:
+            raise AssertionError(f"{constant} is no JSON")
+
+        written = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+        table = summarise(results)
+        assert list(written) == list(table) == ["100000", "10000"]
+        for dose, row in table.items():
+            expected = {key: None if np.isnan(value) else pytest.approx(value) for key, value in row.items()}
+            assert written[dose] == expected
+        assert written["100000"]["undecidable_f1"] is None
+
+    def test_it_returns_what_it_writes(self, folder: Path, results: list[Result], tmp_path: Path) -> None:
+        table = write_report(results, "again", tmp_path)
+        assert table["10000"]["undecidable"] == 1
+        assert (tmp_path / "report.json").read_text() == (folder / "report.json").read_text()
+
+
+def test_the_worst_first_and_no_faint_or_undecidable_ones(results: list[Result]) -> None:
+    faint = replace(results[1], dose_e_A2=1e3)
+    rows = worst([*results, faint] * 5)
+    assert len(rows) == 10
+    assert [r.number for r in rows] == [1] * 5 + [0] * 5
+    assert all(r.decidable and r.dose_e_A2 >= 1e4 for r in rows)
+
+
+@pytest.mark.parametrize("rows", [1, 60])
+def test_loss_curves(tmp_path: Path, rows: int) -> None:
+    log, picture = tmp_path / "losses.jsonl", tmp_path / "losses.png"
+    log.write_text(
+        "".join(json.dumps({"step": 20 * k, "heat": 5 / (k + 1), "position": 1.0}) + "\n" for k in range(rows))
+    )
+    loss_curves(log, picture)
+    assert picture.read_bytes().startswith(PNG)
