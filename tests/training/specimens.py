@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,15 @@ ROUND = ImageRanges(
     illumination=0.0,
     uneven_focus_chance=0.0,
     contamination_chance=0.0,
+)
+# Every atom of graphene a spot of its own.
+SHARP = replace(
+    ROUND,
+    defocus_A=(-25.0, -25.0),
+    focal_spread_A=(20.0, 20.0),
+    blur_A=(0.0, 0.0),
+    mtf=(0.0, 0.0),
+    sampling_A=(0.12, 0.2),
 )
 
 

@@ -1,0 +1,174 @@
+"""Weights to what ships: the exported files say what the network says, with threshold, sigma and hashes that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine import ModelSpec, load_detector
+from engine.network import OpenVinoNetwork
+from engine.spec import file_sha256
+from tests.training.analytic import LOG_SIGMA_PX, Spots
+from tests.training.specimens import SHARP
+from training import evaluate as evaluation
+from training import export as module
+from training.evaluate import evaluate, sigma_ratio, summarise
+from training.exit_waves import Specimen
+from training.export import Exported, export
+from training.recipes.recipe import Recipe
+from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    """A few small frames for calibration, quantisation and evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CALIBRATION_FRAMES", 3)
+        patch.setattr(module, "_CALIBRATION_DOSES", (1e5, 3e4))
+        patch.setattr(module, "_QUANTISATION_FRAMES", 4)
+        patch.setattr(module, "FIELD_A", (20.0, 22.0))
+        patch.setattr(evaluation, "FIELD_A", (20.0, 22.0))
+        yield
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `export` wrote and said."""
+
+    folder: Path
+    spec: ModelSpec
+    said: list[str]
+
+    @property
+    def card(self) -> Path:
+        return self.folder / f"{self.spec.name}.json"
+
+
+@pytest.fixture(scope="module")
+def spots(recipe: Recipe) -> Recipe:
+    """A recipe whose frames the analytic network can read."""
+    return replace(recipe, images=SHARP)
+
+
+@pytest.fixture(scope="module")
+def model(spots: Recipe, specimens: list[Specimen], tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder, said = tmp_path_factory.mktemp("run") / "export", []
+    spec = export(Spots(), spots, specimens, folder, said.append)
+    return Model(folder, spec, said)
+
+
+def frames(shape: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(1, 1, *shape)).astype(np.float32)
+
+
+def maps_of(exported: nn.Module, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return exported(torch.from_numpy(pixels))[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    """Normalisations that have seen other frames than they will."""
+    torch.manual_seed(0)
+    network = UNet(1, (8, 16), (1, 1))
+    with torch.no_grad():
+        for _ in range(20):
+            network(3 + 2 * torch.randn(2, 1, 32, 32))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def raw(network: UNet) -> Tensor:
+    with torch.no_grad():
+        return network(torch.from_numpy(frames((32, 48))))[0]
+
+
+class TestExported:
+    def test_the_maps_are_the_network_s(self, network: UNet, raw: Tensor, recipe: Recipe) -> None:
+        maps = maps_of(Exported(network, recipe.spec, 0.25).eval(), frames((32, 48)))
+        assert maps.shape == (6, 16, 24)
+        expected = [torch.sigmoid(raw[HEAT]), raw[DY], raw[DX], raw[LOG_SIGMA] + 0.25, torch.sigmoid(raw[COVERED])]
+        for got, want in zip(maps[[0, 2, 3, 4, 5]], expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-5)
+
+    def test_normalisations_are_folded_away(self, network: UNet, recipe: Recipe) -> None:
+        exported = Exported(network, recipe.spec)
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in exported.modules())
+        assert any(isinstance(part, nn.BatchNorm2d) for part in network.modules())  # what trains stays as it was
+
+    def test_peaks_are_scores_without_a_higher_one_beside_them(self, network: UNet, recipe: Recipe) -> None:
+        score, peak = maps_of(Exported(network, recipe.spec).eval(), frames((32, 48)))[:2]
+        padded = np.pad(score, 1, constant_values=-1)
+        around = np.stack([padded[y : y + 16, x : x + 24] for y in range(3) for x in range(3)]).max(axis=0)
+        np.testing.assert_array_equal(peak, np.where(score >= around, score, 0))
+        assert 0 < (peak > 0).mean() < 0.3
+
+    @pytest.mark.parametrize(("separation_A", "size"), [(0.5, 1), (0.8, 3), (1.2, 5)])
+    def test_the_neighbourhood_lies_within_the_separation(
+        self, network: UNet, recipe: Recipe, separation_A: float, size: int
+    ) -> None:
+        spec = replace(recipe.spec, separation_A=separation_A)
+        assert Exported(network, spec).neighbourhood.kernel_size == size
+        assert (size // 2) * np.sqrt(2) * spec.stride * spec.sampling_A <= separation_A
+
+
+class TestFiles:
+    def test_every_file_has_its_hash(self, model: Model) -> None:
+        names = {f"{model.spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin")}
+        assert {path.name for path in model.folder.iterdir()} == {*names, model.card.name}
+        assert model.spec.sha256 == {name: file_sha256(model.folder / name) for name in names}
+
+    def test_the_card_is_what_was_returned(self, model: Model) -> None:
+        assert ModelSpec.read(model.card) == model.spec
+        assert model.said == ["ONNX", "threshold and sigma", "INT8"]
+
+    @pytest.mark.parametrize("shape", [(32, 48), (64, 16), (160, 96)])
+    def test_onnx_says_what_torch_says(self, model: Model, shape: tuple[int, int]) -> None:
+        network = OpenVinoNetwork(model.folder / f"{model.spec.name}.onnx", "f32", channels=1, maps=6, threads=1)
+        pixels = frames(shape)
+        got = network.infer(pixels).values
+        offset = float(got[4, 0, 0]) - LOG_SIGMA_PX
+        np.testing.assert_allclose(got, maps_of(Exported(Spots(), model.spec, offset).eval(), pixels), atol=1e-5)
+        network.close()
+
+
+class TestCalibration:
+    def test_the_threshold_is_the_highest_of_the_best(
+        self, model: Model, specimens: list[Specimen], spots: Recipe
+    ) -> None:
+        lowest = replace(model.spec, threshold=0.15)
+        lowest.write(model.folder / "lowest.json")
+        with load_detector(model.folder / "lowest.json", precision="f32", threads=1) as detector:
+            results = evaluate(detector, specimens, spots.images, spots.seed + 1, 3, (1e5, 3e4))
+        (model.folder / "lowest.json").unlink()
+        f1 = {t: np.mean([r.above(t).score.f1 for r in results if r.decidable]) for t in (0.15, model.spec.threshold)}
+        assert f1[model.spec.threshold] >= f1[0.15] - 0.001
+        above = np.mean([r.above(model.spec.threshold + 0.026).score.f1 for r in results if r.decidable])
+        assert above < f1[model.spec.threshold]
+
+    @pytest.mark.parametrize("precision", ["f32", "int8"])
+    def test_the_detector_finds_the_atoms_and_knows_its_errors(
+        self, model: Model, specimens: list[Specimen], spots: Recipe, precision: str
+    ) -> None:
+        with load_detector(model.card, precision=precision, threads=1) as detector:
+            results = evaluate(detector, specimens, spots.images, 77, 3, (1e5,))
+        (row,) = summarise(results).values()
+        assert row["f1"] > 0.97
+        assert row["rmse_pm"] < 12
+        assert sigma_ratio(results) == pytest.approx(1, abs=0.25)
+
+    def test_what_finds_nothing_keeps_its_own_sigma(
+        self, model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(evaluation, "GOOD_F1", 1.1)  # no frame is good enough to tell
+        for path in model.folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        _, offset = module.calibrate(model.spec, spots, specimens, tmp_path)
+        assert offset == 0.0
