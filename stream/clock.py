@@ -48,12 +48,14 @@ class ClockDifference:
     """How much later our clock says it is than the sender's: the least that any frame took to come.
 
     The least may rise by as much as clocks drift apart, but not with a queue that builds up: its delay is latency.
-    After a pause nothing can be queued, and the estimate begins afresh.
+    After a pause nothing can be queued, and the estimate begins afresh. So it does where the sender's clock goes back:
+    after it was set, or after a single timestamp that lay in the future.
     """
 
     def __init__(self) -> None:
         self._least_s: float | None = None
         self._last_s = 0.0
+        self._last_timestamp_s = 0.0
 
     def add(self, timestamp_s: float | None, arrival_s: float) -> float | None:
         """The difference in seconds after one more frame; None while no frame had a timestamp.
@@ -66,9 +68,10 @@ class ClockDifference:
         if timestamp_s is None:
             return self._least_s
         took, passed = arrival_s - timestamp_s, arrival_s - self._last_s
-        if self._least_s is None or not 0 <= passed < _PAUSE_S:
+        went_back = timestamp_s < self._last_timestamp_s
+        if self._least_s is None or went_back or not 0 <= passed < _PAUSE_S:
             self._least_s = took
         else:
             self._least_s = min(took, self._least_s + _DRIFT * passed)
-        self._last_s = arrival_s
+        self._last_s, self._last_timestamp_s = arrival_s, timestamp_s
         return self._least_s

@@ -94,3 +94,14 @@ class TestClockDifference:
         clock = ClockDifference()
         clock.add(1000.0, 1000.0)
         assert clock.add(1001.0, 901.0) == pytest.approx(-100.0)
+
+    def test_the_senders_clock_set_back_is_no_latency(self) -> None:
+        clock = ClockDifference()
+        clock.add(1000.0, 1000.01)
+        assert clock.add(995.0, 1000.05) == pytest.approx(5.05)
+
+    def test_one_timestamp_in_the_future_does_not_last(self) -> None:
+        clock = ClockDifference()
+        for number, timestamp_s in enumerate((1000.0, 1e12, 1000.08)):
+            difference = clock.add(timestamp_s, 1000.01 + 0.04 * number)
+        assert difference == pytest.approx(0.01)
