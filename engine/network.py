@@ -136,9 +136,10 @@ class OpenVinoNetwork:
 
     def request(self, shape: tuple[int, ...]) -> ov.InferRequest:
         """What runs inputs of this shape best at the moment."""
-        if self._settled is not None and self._settled[0] == shape:
-            return self._settled[1]
         self._seen = (shape, self._seen[1] + 1 if self._seen[0] == shape else 1)
+        settled = self._settled  # read once: the thread that compiles may replace it at any moment
+        if settled is not None and settled[0] == shape:
+            return settled[1]
         if self._seen[1] >= _SETTLED and (self._settling is None or not self._settling.is_alive()):
             self._settling = Thread(target=self.settle, args=(shape,), name="compile", daemon=True)
             self._settling.start()

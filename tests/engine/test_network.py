@@ -77,6 +77,15 @@ def test_only_a_shape_that_stays_is_compiled_for_itself(network):
         np.testing.assert_allclose(answer, answers[0], atol=1e-5)
 
 
+def test_shapes_that_alternate_do_not_drive_each_other_out(network):
+    network.settle((1, 1, 16, 16))
+    core = network._core = CountingCore(network._core)
+    for side in (16, 32) * 6:
+        network.infer(pixels(side, side))
+    assert network._settling is None
+    assert core.shapes == []
+
+
 def test_the_answer_does_not_depend_on_the_shapes_before(network):
     image = pixels(32, 32)
     first = network.infer(image).values
