@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--overlay-frame: expected 0 to {count - 1}, got {options.overlay_frame}: choose one of these"
         )
+    if options.overlay and options.overlay.resolve() in {path.resolve() for path in options.files}:
+        raise ConfigError(f"--overlay: expected a picture to write, got the recording {options.overlay}: rename it")
     picture = (options.overlay_frame, options.overlay) if options.overlay else None
     output = None if options.output == "-" else Path(options.output)
     console = Console(stderr=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,6 +17,7 @@ from engine.atoms import Atoms
 from engine.errors import ConfigError, FileError
 
 COLUMNS = ("frame", "time_s", "y", "x", "class", "score", "sigma_pm", "sampling_A")
+_SUFFIXES = (".csv", ".parquet")
 _ROWS = 65_536  # rows that wait until Parquet writes them as one group
 
 
@@ -32,12 +33,17 @@ class Table:
     Parameters
     ----------
     path : Path or None
-        None writes CSV to stdout.
+        Ends in .csv or .parquet: a recording that was named by mistake is not overwritten. None writes CSV to stdout.
     classes : sequence of str
         Name of each class_id.
     """
 
     def __init__(self, path: Path | None, classes: Sequence[str]) -> None:
+        if path is not None and path.suffix.lower() not in _SUFFIXES:
+            raise ConfigError(
+                f"{path}: expected a name in {', '.join(_SUFFIXES)} for the table, got {path.suffix!r}: rename it"
+            )
+        self._path = path
         self._classes = np.array(classes)
         self._open = ExitStack()
         self._writer: _Writer
@@ -53,18 +59,18 @@ class Table:
     def add(self, frame: int, time_s: float | None, atoms: Atoms, sampling_A: float) -> None:
         """Append the atoms of one frame; a time that is not known stays empty."""
         count = len(atoms)
-        self._writer.write(
-            {
-                "frame": [frame] * count,
-                "time_s": [time_s] * count,
-                "y": _decimals(atoms.y, 4),
-                "x": _decimals(atoms.x, 4),
-                "class": self._classes[atoms.class_id].tolist(),
-                "score": _decimals(atoms.score, 4),
-                "sigma_pm": _decimals(atoms.sigma_pm, 2),
-                "sampling_A": [sampling_A] * count,
-            }
-        )
+        rows = {
+            "frame": [frame] * count,
+            "time_s": [time_s] * count,
+            "y": _decimals(atoms.y, 4),
+            "x": _decimals(atoms.x, 4),
+            "class": self._classes[atoms.class_id].tolist(),
+            "score": _decimals(atoms.score, 4),
+            "sigma_pm": _decimals(atoms.sigma_pm, 2),
+            "sampling_A": [sampling_A] * count,
+        }
+        with _writing(self._path):
+            self._writer.write(rows)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +78,21 @@ class Table:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        with _writing(self._path):
+            self._open.close()
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    """A full disk in one line; a reader of stdout that left is the command's to handle."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(
+            f"{path or 'stdout'}: expected room for the table, got {error.strerror or error}: choose another path"
+        ) from None
 
 
 def _decimals(column: NDArray[np.float32], digits: int) -> list[float]:

@@ -99,6 +99,8 @@ def test_a_frame_that_cannot_be_processed_is_told_and_passed_over(
             ["--sampling", "0.12", "--overlay", "a.png", "--overlay-frame", "2"],
             "--overlay-frame: expected 0 to 1, got 2",
         ),
+        (["--sampling", "0.12", "--overlay", "movie.npy"], "got the recording movie.npy"),
+        (["--sampling", "0.12", "--output", "movie.npy"], "expected a name in .csv, .parquet"),
         (["--sampling", "0.12", "--precision", "int4"], "got 'int4'"),
         (["--sampling", "0.12", "--model", "grafene"], "got 'grafene'"),
         (["nothing.npy", "--sampling", "0.12"], "No such file"),

@@ -104,3 +104,24 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
 def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="expected a file to write to"):
         Table(tmp_path / "none" / name, ("C",))
+
+
+def test_no_recording_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "movie.npy").write_bytes(b"frames")
+    with pytest.raises(ConfigError, match=r"expected a name in \.csv, \.parquet"):
+        Table(tmp_path / "movie.npy", ("C",))
+    assert (tmp_path / "movie.npy").read_bytes() == b"frames"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("frames", [1, 1000])  # found when it is closed, and before
+def test_a_full_disk(tmp_path: Path, frames: int) -> None:
+    (tmp_path / "atoms.csv").symlink_to("/dev/full")
+
+    def fill() -> None:
+        with Table(tmp_path / "atoms.csv", ("C", "Si")) as rows:
+            for frame in range(frames):
+                rows.add(frame, None, some_atoms(), 0.12)
+
+    with pytest.raises(FileError, match="expected room for the table"):
+        fill()
