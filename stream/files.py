@@ -27,6 +27,7 @@ from engine.errors import FileError
 _MAX_PIXELS = 67_108_864
 _LENGTHS_A = {"angstrom": 1.0, "a": 1.0, "å": 1.0, "nm": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4, "micron": 1e4}
 _TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
+_NPY = b"\x93NUMPY"
 _PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
 
 
@@ -124,8 +125,10 @@ def pixel_size_A(recording: Recording, given_A: float | None) -> float:
 
 
 def _unreadable(path: Path, error: Exception) -> FileError:
-    cause = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return FileError(f"{path}: expected a readable file of frames, got {cause or type(error).__name__}: save it again")
+    if isinstance(error, OSError) and error.strerror:
+        return FileError(f"{path}: expected a readable file of frames, got {error.strerror}: check the path")
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return FileError(f"{path}: expected a readable file of frames, got {cause}: save it again")
 
 
 def _recording(
@@ -134,7 +137,6 @@ def _recording(
     shape: Sequence[int],
     dtype: np.dtype[Any],
     sampling_A: float | None = None,
-    opened: ExitStack | None = None,
 ) -> Recording:
     """What every reader ends with: refuse what no frame can be. `shape` is (T, H, W)."""
     if dtype.kind not in "uif":
@@ -144,7 +146,7 @@ def _recording(
         raise FileError(f"{path}: expected one frame (H, W) or many (T, H, W), got {said}: split the file")
     if shape[1] * shape[2] > _MAX_PIXELS:
         raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {shape[1]} x {shape[2]}: bin it")
-    return Recording(path, (shape[1], shape[2]), sampling_A, frames, opened or ExitStack())
+    return Recording(path, (shape[1], shape[2]), sampling_A, frames)
 
 
 def _native(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -158,10 +160,11 @@ def _stack(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_npy(path: Path) -> Recording:
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) != _NPY:  # else numpy takes it for a pickle, and advises to load it unsafely
+            raise ValueError("something else than a .npy file")
     # Mapped, a size in the header that the file does not have is an error and no allocation.
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise ValueError("an archive of arrays: save one array with numpy.save")
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     frames = _stack(array)
     return _recording(path, frames, frames.shape, frames.dtype)
 
@@ -218,7 +221,9 @@ def _read_tiff(path: Path) -> Recording:
             frames = _TiffPages(series)
         else:
             raise FileError(f"{path}: expected pages of one shape, got {len(tiff.series)} series: save them as a stack")
-        return _recording(path, frames, shape, np.dtype(series.dtype), sampling_A, opened.pop_all())
+        recording = _recording(path, frames, shape, np.dtype(series.dtype), sampling_A)
+        recording._open.enter_context(opened.pop_all())  # only now: a file that was refused is closed here
+        return recording
 
 
 def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:

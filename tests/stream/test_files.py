@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -147,7 +149,7 @@ class TestBadFiles:
         np.save(tmp_path / "a.npy", np.array([{}, []], dtype=object), allow_pickle=True)
         self.refuse(tmp_path / "a.npy", "got .*[Oo]bject")
         (tmp_path / "b.npy").write_bytes(pickle.dumps([1, 2, 3]))
-        self.refuse(tmp_path / "b.npy", "expected a readable file")
+        self.refuse(tmp_path / "b.npy", "got something else than a .npy file")
 
     def test_npy_shorter_than_its_header_says(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", STACK)
@@ -184,6 +186,14 @@ class TestBadFiles:
             for size in (4, 5):
                 writer.write(np.zeros((size, size), np.uint16), contiguous=False, compression="zlib")
         self.refuse(tmp_path / "a.tif", "got 2 series")
+
+    def test_a_tiff_that_is_refused_is_closed(self, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.complex64))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            self.refuse(tmp_path / "a.tif", "expected real numbers")
+            gc.collect()
+        assert [str(one.message) for one in told] == []
 
     def test_damage_found_later_is_told_as_well(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(1).integers(0, 255, (3, 64, 64), np.uint8)
