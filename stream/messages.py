@@ -261,7 +261,8 @@ def _saturated(pixels: NDArray[Any], counts: float | None) -> NDArray[np.bool_] 
             return None
         counts = np.iinfo(pixels.dtype).max
     # An exact maximum is faster than a comparison of all pixels, and nearly always says no.
-    if counts == 0 or not pixels.max() >= counts:
+    # Beside a NaN, whose maximum is NaN, only the comparison can tell.
+    if counts == 0 or pixels.max() < counts:
         return None
     mask: NDArray[np.bool_] = pixels >= counts
     return mask if mask.ndim == 2 else np.any(mask, axis=0)

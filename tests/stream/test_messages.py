@@ -122,6 +122,12 @@ class TestSaturated:
         mask = decode(parts(), Rules(saturated_counts=counts)).mask
         assert (0 if mask is None else mask.sum()) == masked
 
+    def test_a_nan_hides_no_saturated_pixel(self) -> None:
+        pixels = np.array([[np.nan, 9, 1]], np.float32)
+        mask = decode(encode(pixels, frame=0), Rules(saturated_counts=5.0)).mask
+        assert mask is not None
+        assert mask.tolist() == [[False, True, False]]
+
     def test_a_triplet_has_one_mask(self) -> None:
         pixels = np.zeros((3, 2, 3), np.uint16)
         pixels[1, 0, 2] = 65535
