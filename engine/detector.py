@@ -57,7 +57,7 @@ def load_detector(
 
 
 class Detector:
-    """A loaded model. A context manager; one thread at a time may call it."""
+    """A loaded model. A context manager; `infer` is for one thread at a time, the other steps are for any."""
 
     def __init__(self, spec: ModelSpec, network: Network) -> None:
         self.spec = spec

@@ -65,7 +65,9 @@ class ModelSpec:
         """Read a spec; ModelError names what is missing or unknown."""
         try:
             raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ModelError(f"{path}: expected a model spec, got {error.strerror}: check the path") from None
+        except ValueError as error:
             raise ModelError(
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None

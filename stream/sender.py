@@ -6,6 +6,7 @@ Shared by `camera` and `replay`, which only make the frames.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -137,7 +138,10 @@ def add_sender_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _rate(text: str) -> float:
-    rate = float(text)
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
     if not 0 <= rate <= 1e5:
         raise argparse.ArgumentTypeError(f"expected 0 to 100000 frames a second, got {text}")
     return rate
