@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bench.machine import describe, use_cores
+from bench.machine import OtherLoad, describe, use_cores
 from bench.report import table, write_page
 from bench.setting import Setting
 from engine import AtomstreamError, load_detector
@@ -42,9 +43,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setting = _setting(options, Path(folder))
         results = describe(setting) | {"quick": options.quick}
-        for part in [options.only] if options.only else _PARTS:
-            for name, where in _PARTS[part].items():
-                results[name] = _measure(*where)(setting)
+        with OtherLoad() as others:
+            for part in [options.only] if options.only else _PARTS:
+                for name, where in _PARTS[part].items():
+                    results[name] = _measure(*where)(setting)
+    results["machine"]["cores_taken_by_others"] = others.cores
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2) + "\n")
     if not options.quick and not options.only:
@@ -82,7 +85,10 @@ def _measure(module: str, function: str) -> Callable[[Setting], Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the processes it started would stay
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except AtomstreamError as error:
         sys.exit(f"bench: {error}")

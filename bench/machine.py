@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psutil
 
@@ -25,6 +27,25 @@ def use_cores(count: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
+class OtherLoad:
+    """What other programs take of the cores while a context lasts: figures are only worth what this is small."""
+
+    def __enter__(self) -> Self:
+        self._begun_s, self._begun = time.perf_counter(), self._others_s()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cores = round((self._others_s() - self._begun) / (time.perf_counter() - self._begun_s), 3)
+
+    @staticmethod
+    def _others_s() -> float:
+        """CPU seconds of everything but this process and its children that have ended."""
+        total, own = psutil.cpu_times(), os.times()
+        return float(sum(total) - total.idle - total.iowait - sum(own[:4]))
+
+
 def describe(setting: Setting) -> dict[str, Any]:
     """Everything that a figure depends on."""
     return {
@@ -35,7 +56,6 @@ def describe(setting: Setting) -> dict[str, Any]:
             "cores": setting.threads,
             "memory_GB": round(psutil.virtual_memory().total / 1e9, 1),
             "system": platform.platform(),
-            "load_before": round(os.getloadavg()[0], 2),
         },
         "versions": {"Python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "model": {

@@ -133,10 +133,13 @@ class LivePath:
         self._series += 1
         answers: list[Answered] = []
         with self._sender(recording, count, rate_Hz, pause_s) as sender:
-            while not answers or answers[-1].frame < count - 1:
-                answers.append(_answered(self._await("atoms")))
-                watch(answers[-1])
-            sent = json.loads(sender.communicate(timeout=_END_S)[0])
+            try:
+                while not answers or answers[-1].frame < count - 1:
+                    answers.append(_answered(self._await("atoms")))
+                    watch(answers[-1])
+                sent = json.loads(sender.communicate(timeout=_END_S)[0])
+            finally:
+                sender.kill()  # where it still waits for a receiver that is gone
         return Run(sent["frames"], answers)
 
     def books(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _where(results: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{name} {one}" for name, one in versions.items() if one is not None)
     return [
         f"{machine['CPU']} ({machine['features']}), {machine['cores']} cores, {machine['memory_GB']} GB, "
-        f"{machine['system']}; load before the run {machine['load_before']}.",
+        f"{machine['system']}; other programs took {machine['cores_taken_by_others']} of a core meanwhile.",
         f"{packages}.",
         f"Model {model['name']} {model['version']} in {model['precision']}; commit {results['commit']}, "
         f"{results['date']}.",

@@ -28,7 +28,7 @@ def results(**changes):
         "date": "2026-11-22T12:00:00+00:00",
         "commit": "0123456789ab",
         "machine": {"CPU": "a CPU", "features": "AVX2 yes", "cores": 2, "memory_GB": 8, "system": "Linux"}
-        | {"load_before": 0.0},
+        | {"cores_taken_by_others": 0.01},
         "versions": {"Python": "3.11.7", "torch": None},
         "model": {"name": "graphene", "version": "1", "precision": "int8", "sha256": {}},
         "speed": [case | changes],
@@ -66,7 +66,7 @@ def test_too_slow_says_no():
 
 def test_the_table_names_machine_versions_and_commit():
     text = table(results())
-    for part in ("a CPU", "2 cores", "Python 3.11.7", "graphene 1 in int8", "0123456789ab"):
+    for part in ("a CPU", "2 cores", "Python 3.11.7", "took 0.01 of a core", "graphene 1 in int8", "0123456789ab"):
         assert part in text
     assert "torch None" not in text
 
