@@ -78,11 +78,12 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = replace(recipe, steps=options.steps or recipe.steps)
+    specimens = read_specimens(folder / "waves")
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
-        run(read_specimens(folder / "waves"), recipe, folder / "fit", options.workers, shown)
+        run(specimens, recipe, folder / "fit", options.workers, shown)
     if (folder / "fit" / "losses.jsonl").exists():
         loss_curves(folder / "fit" / "losses.jsonl", folder / "fit" / "losses.png")
 
@@ -107,11 +108,12 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
 
     model = options.model or folder / "export" / f"{recipe.spec.name}.json"
     seed = recipe.seed + HELD_OUT_SEED
+    specimens = read_specimens(folder / "held_out")
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
         task = bar.add_task("evaluate", total=options.frames)
         results = run(
             detector,
-            read_specimens(folder / "held_out"),
+            specimens,
             recipe.images,
             seed,
             options.frames,

@@ -59,7 +59,7 @@ def exit_wave(
         waves: Any = abtem.PlaneWave(energy=voltage_kV * 1e3).multislice(potential)
         fine = np.asarray(waves.compute().array).T  # abTEM keeps [x, y]
     shape = [round(length / sampling_A) for length in cell_A]
-    (top, left), (height, width) = ((f - n) // 2 for f, n in zip(fine.shape, shape, strict=True)), shape
+    (top, left), (height, width) = (f // 2 - n // 2 for f, n in zip(fine.shape, shape, strict=True)), shape
     spectrum = np.fft.fftshift(np.fft.fft2(fine))[top : top + height, left : left + width]
     return np.fft.ifft2(np.fft.ifftshift(spectrum)).astype(np.complex64) * np.float32(height * width / fine.size)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.training.specimens import CALM, sheet_specimen
+from training import evaluate, export
 from training.exit_waves import Specimen
 from training.imaging import ImageRanges
 from training.recipes.graphene import graphene
@@ -43,3 +45,15 @@ def recipe() -> Recipe:
 def specimens() -> list[Specimen]:
     """Two sheets of graphene, 40 A wide."""
     return [sheet_specimen(seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def few_frames() -> Iterator[None]:
+    """A few small frames for calibration, quantisation and evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_CALIBRATION_FRAMES", 3)
+        patch.setattr(export, "_CALIBRATION_DOSES", (1e5, 3e4))
+        patch.setattr(export, "_QUANTISATION_FRAMES", 4)
+        patch.setattr(export, "FIELD_A", (20.0, 22.0))
+        patch.setattr(evaluate, "FIELD_A", (20.0, 22.0))
+        yield

@@ -40,6 +40,13 @@ class TestExitWave:
         near = np.hypot(*(grid - at[:, None, None])) < 2.5
         np.testing.assert_allclose((grid * phase)[:, near].sum(axis=1) / phase[near].sum(), at, atol=0.02)
 
+    @pytest.mark.parametrize("cell_A", [(8.25, 12.0), (8.0, 11.75), (6.25, 6.25)])
+    def test_odd_numbers_of_pixels_lie_as_even_ones_do(self, cell_A: tuple[float, float]) -> None:
+        wave = exit_wave(np.array([[0.4, 3.0, 5.5]]), cell_A, VOLTAGE_KV)
+        peak = np.unravel_index(np.angle(wave).argmax(), wave.shape)
+        assert peak == (3.0 / SAMPLING_A, 5.5 / SAMPLING_A)
+        np.testing.assert_allclose(np.abs(wave.mean()), 1, atol=0.01)  # no ramp over the phases
+
     def test_the_phase_is_that_of_contamination_and_bound(self, one_atom: NDArray[np.complex64]) -> None:
         spectrum = np.fft.fft2(np.angle(one_atom)) * SAMPLING_A**2
         expected = carbon_phase(one_atom.shape, SAMPLING_A, VOLTAGE_KV)

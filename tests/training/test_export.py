@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,17 +24,7 @@ from training.export import Exported, export
 from training.recipes.recipe import Recipe
 from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """A few small frames for calibration, quantisation and evaluation."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CALIBRATION_FRAMES", 3)
-        patch.setattr(module, "_CALIBRATION_DOSES", (1e5, 3e4))
-        patch.setattr(module, "_QUANTISATION_FRAMES", 4)
-        patch.setattr(module, "FIELD_A", (20.0, 22.0))
-        patch.setattr(evaluation, "FIELD_A", (20.0, 22.0))
-        yield
+pytestmark = pytest.mark.usefixtures("few_frames")
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,9 @@ def spots(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def model(spots: Recipe, specimens: list[Specimen], tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(
+    few_frames: None, spots: Recipe, specimens: list[Specimen], tmp_path_factory: pytest.TempPathFactory
+) -> Model:
     folder, said = tmp_path_factory.mktemp("run") / "export", []
     spec = export(Spots(), spots, specimens, folder, said.append)
     return Model(folder, spec, said)

@@ -1,0 +1,153 @@
+"""The commands that made the shipped network, at a size of seconds; and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import Frame, ModelSpec, load_detector
+from training import cli, exit_waves, playback
+from training.cli import main
+from training.recipes import RECIPES
+from training.recipes.recipe import Recipe
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """Everything from exit waves to the report."""
+    at = ["tiny", "--folder", str(folder)]
+    return [
+        ["simulate", *at, "--held-out", "1"],
+        ["fit", *at, "--workers", "0", "--threads", "1", "--steps", "18"],
+        ["export", *at],
+        ["evaluate", *at, "--frames", "1", "--precision", "f32"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny(recipe: Recipe) -> Recipe:
+    return replace(recipe, spec=replace(recipe.spec, name="tiny"), batch=2)
+
+
+@pytest.fixture(scope="module")
+def folder(few_frames: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from its first command to its last."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "tiny", lambda: tiny)
+        for command in commands(folder):
+            assert main(command) == 0
+    return folder
+
+
+class TestEndToEnd:
+    def test_exit_waves_for_training_and_for_evaluation(self, folder: Path) -> None:
+        assert sorted(path.name for path in (folder / "waves").iterdir()) == ["00000.npz", "00001.npz"]
+        assert [path.name for path in (folder / "held_out").iterdir()] == ["00000.npz"]
+        with np.load(folder / "waves" / "00000.npz") as one, np.load(folder / "held_out" / "00000.npz") as other:
+            assert one["wave"].shape == (160, 160)
+            assert one["positions_A"].shape != other["positions_A"].shape or not np.allclose(
+                one["positions_A"], other["positions_A"]
+            )
+
+    def test_losses_as_numbers_and_as_a_picture(self, folder: Path) -> None:
+        (line,) = (folder / "fit" / "losses.jsonl").read_text().splitlines()
+        assert json.loads(line)["step"] == 20
+        assert (folder / "fit" / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("precision", ["f32", "int8"])
+    def test_a_model_that_loads_and_runs(self, folder: Path, precision: str) -> None:
+        frame = Frame(np.random.default_rng(0).poisson(100, (100, 120)).astype(np.float32), 0.2)
+        with load_detector(folder / "export" / "tiny.json", precision=precision, threads=1) as detector:
+            assert detector.spec.name == "tiny"
+            atoms = detector.detect(frame)
+        assert np.isfinite(atoms.positions).all()
+        assert np.isfinite(atoms.sigma_pm).all()
+
+    def test_the_report_and_what_the_model_s_card_says_of_it(self, folder: Path) -> None:
+        assert (folder / "report" / "report.html").exists()
+        figures = json.loads((folder / "report" / "report.json").read_text())
+        assert list(figures) == ["100000", "30000", "10000", "3000", "1000"]
+        measured = ModelSpec.read(folder / "export" / "tiny.json").measured
+        assert list(measured) == ["openvino f32"]
+        assert list(measured["openvino f32"]) == [f"{dose} e/A^2" for dose in figures]
+        assert "NaN" not in (folder / "export" / "tiny.json").read_text()
+
+    def test_the_same_commands_go_on_where_they_stopped(
+        self, folder: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        before = {
+            path: path.stat().st_mtime_ns for part in ("waves", "fit") for path in (folder / part).glob("*.[np][pt]*")
+        }
+        assert len(before) == 3
+        for command in commands(folder)[:2]:
+            assert main(command) == 0
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What stderr says of a mistake."""
+    assert main(list(argv)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("atomstream-train: ")
+    return said.err
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("argv", "said"),
+        [
+            (["fit", "silicene"], "invalid choice: 'silicene'"),
+            (["fit", "graphene", "--step", "few"], "invalid int value: 'few'"),
+            (["fit", "graphene", "--epochs", "3"], "unrecognized arguments: --epochs 3"),
+            (["paint", "graphene"], "invalid choice: 'paint'"),
+            ([], "the following arguments are required: command"),
+        ],
+    )
+    def test_unknown_words(self, capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
+        text = complaint(capsys, *argv)
+        assert said in text
+        assert "--help" in text
+
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            ("fit", "expected exit waves, found none: run `atomstream-train simulate` first"),
+            ("export", "expected a checkpoint, found none: run `atomstream-train fit` first"),
+            ("evaluate", "expected exit waves, found none: run `atomstream-train simulate` first"),
+        ],
+    )
+    def test_what_is_not_there_yet(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, said: str
+    ) -> None:
+        assert said in complaint(capsys, command, "graphene", "--folder", str(tmp_path))
+
+    def test_evaluation_without_a_model(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exit_waves, "read_specimens", lambda folder: [])
+        assert "expected a model spec" in complaint(capsys, "evaluate", "graphene", "--folder", str(tmp_path))
+
+    def test_stopped_by_hand(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "_store", stop)
+        assert main(["simulate", "graphene", "--folder", str(tmp_path)]) == 130
+        assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_simulate_writes_the_waves_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(playback, "write_playback", lambda *arguments: asked.append(arguments))
+    assert main(["simulate", "graphene", "--folder", str(tmp_path), "--playback", str(tmp_path / "waves.npz")]) == 0
+    assert asked == [(tmp_path / "waves.npz", 80.0, 1)]
+    assert not (tmp_path / "waves").exists()
