@@ -62,7 +62,7 @@ def evaluate(
         specimen = specimens[number % len(specimens)]
         bound_at_1 = float("nan")
         for dose in doses:
-            rng = np.random.default_rng((seed, number))
+            rng = np.random.default_rng((seed, number, 1))  # the specimen itself was drawn from (seed, number)
             (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
             if np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
