@@ -114,6 +114,11 @@ class ServeConfig:
             _check(option, getattr(self, option.name))
         if not _LABEL.fullmatch(self.source_name):
             raise ConfigError(f"source_name: expected 1 to 64 of A-Z a-z 0-9 _ -, got {self.source_name!r}: rename it")
+        for name in ("input", "output"):
+            endpoint = getattr(self, name)
+            port = endpoint.rpartition(":")[2]
+            if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
+                raise ConfigError(f"{name}: expected tcp://HOST:PORT with a port up to 65535, got {endpoint!r}: correct it")
         if self.policy == "lossless" and self.socket == "sub":
             raise ConfigError(
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "

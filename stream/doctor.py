@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print every finding as it comes; 1 when one of them is wrong."""
+    find_spec(options.model)  # a name of no model is a mistake in the command, not a finding
     wrong = []
     for title, findings in (
         ("versions", versions()),
