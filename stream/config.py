@@ -118,7 +118,7 @@ class ServeConfig:
             endpoint = getattr(self, name)
             port = endpoint.rpartition(":")[2]
             if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
-                raise ConfigError(f"{name}: expected tcp://HOST:PORT with a port up to 65535, got {endpoint!r}: correct it")
+                raise ConfigError(f"{name}: expected tcp://HOST:PORT, a port up to 65535, got {endpoint!r}: correct it")
         if self.policy == "lossless" and self.socket == "sub":
             raise ConfigError(
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "
