@@ -15,6 +15,8 @@ from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe
 
+pytestmark = pytest.mark.timeout(400)  # on a busy machine the four commands take a minute or two
+
 
 def commands(folder: Path) -> list[list[str]]:
     """Everything from exit waves to the report."""

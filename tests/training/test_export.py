@@ -24,7 +24,7 @@ from training.export import Exported, export
 from training.recipes.recipe import Recipe
 from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
-pytestmark = pytest.mark.usefixtures("few_frames")
+pytestmark = [pytest.mark.usefixtures("few_frames"), pytest.mark.timeout(400)]  # torch is slow to export
 
 
 @dataclass(frozen=True)

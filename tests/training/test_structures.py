@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ Positions = NDArray[np.float64]
 Bonds = NDArray[np.intp]
 
 
+@cache
 def flat(ranges: SheetRanges, seed: int) -> Positions:
     """(N, 2) positions (y, x) of a sheet."""
     return sheet(ranges, np.random.default_rng(seed))[:, 1:]
@@ -117,7 +119,7 @@ class TestPerfectSheet:
 
 
 class TestDefects:
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", range(3))
     def test_grain_boundaries_are_pentagons_and_heptagons(self, seed: int) -> None:
         atoms = flat(replace(WHOLE, grains=(0.0, 1.0)), seed)
         assert np.mean(coordination(atoms) == 3) >= 0.99
@@ -130,7 +132,7 @@ class TestDefects:
     def test_a_rotated_bond_is_two_pentagons_and_two_heptagons(self) -> None:
         atoms = next(
             atoms
-            for atoms in (flat(replace(WHOLE, grains=(1.0,), rotated_bonds=0.5), seed) for seed in range(30))
+            for atoms in (flat(replace(WHOLE, grains=(1.0,), rotated_bonds=1.2), seed) for seed in range(30))
             if sizes(atoms).get(7) == 2 and sizes(atoms).get(5) == 2
         )
         five_a, five_b, *_, seven_a, seven_b = rings(atoms)
@@ -140,7 +142,7 @@ class TestDefects:
         assert set(coordination(atoms)) == {3}
 
     def test_vacancies_take_one_atom_and_double_vacancies_two(self) -> None:
-        calm, seeds = replace(WHOLE, grains=(1.0,)), range(8)
+        calm, seeds = replace(WHOLE, grains=(1.0,)), range(5)
         lost = {
             name: np.mean([len(flat(calm, k)) - len(flat(replace(calm, **{name: 5.0}), k)) for k in seeds])
             for name in ("vacancies", "double_vacancies")
@@ -154,7 +156,7 @@ class TestDefects:
         assert found[8] >= 1
         assert found[5] >= 2 * found[8]
 
-    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("seed", range(4))
     def test_holes_and_edges_leave_hardly_an_atom_on_a_single_bond(self, seed: int) -> None:
         torn = replace(STILL, hole_chance=0.6, edge_chance=0.8)
         assert np.sum(coordination(flat(torn, seed)) < 2) <= 1  # three rounds take them away: a fourth has been seen
@@ -164,7 +166,7 @@ class TestDefects:
         grid = np.stack(np.meshgrid(*2 * [np.arange(5, 35, 0.5)]), axis=-1).reshape(-1, 2)
         assert cKDTree(torn).query(grid)[0].max() > 4
 
-    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize("seed", range(3))
     def test_no_two_atoms_come_too_close(self, seed: int) -> None:
         wild = SheetRanges(cell_A=CELL_A, perfect_chance=0.0, rotated_bonds=4.0, double_vacancies=3.0, vacancies=3.0)
         assert not cKDTree(flat(wild, seed)).query_pairs(0.75 * BOND_A)
