@@ -16,9 +16,6 @@ from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.recipes.recipe import Recipe
 
-# Python 3.12 and newer say so at every fork beside threads; the workers use neither locks nor threads of the parent.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def bright(recipe: Recipe, specimens: list[Specimen]) -> Shot:
