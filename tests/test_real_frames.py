@@ -47,7 +47,8 @@ def graphene_check() -> ModuleType:
 @pytest.fixture(scope="module")
 def answers(index: list[dict[str, str]]) -> list[Result]:
     """One result a frame, in order."""
-    command = [sys.executable, "-m", "stream.cli", "replay", str(FRAMES), "--index", str(FRAMES / "index.csv")]
+    program = "import sys; from stream.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "replay", str(FRAMES), "--index", str(FRAMES / "index.csv")]
     with load_detector("graphene") as detector, bench(detector, policy="lossless") as peers:  # type: ignore[arg-type]
         peers.results.rcvtimeo = 120_000
         where = ["--socket", "push", "--connect", peers.service.endpoints[0], "--rate", "0"]
