@@ -31,10 +31,10 @@ def contaminate(
 
     A film as thick as 15 A counts as hiding it wholly.
     """
-    thickness_A = _patches(wave.shape, sampling_A, rng) * rng.uniform(8, 60)
+    thickness_A = _patches(wave.shape, sampling_A, rng) * np.exp(rng.uniform(*np.log((8, 120))))
     atoms = rng.poisson(thickness_A * _ATOMS_A3 * sampling_A**2).astype(np.float32)
     spectrum = scipy.fft.fft2(atoms) * carbon_phase(wave.shape, sampling_A, voltage_kV)
-    phase = scipy.fft.ifft2(spectrum).real / sampling_A**2
+    phase = scipy.fft.ifft2(spectrum).real / sampling_A**2 * rng.uniform(0.7, 2)  # dirt is not carbon alone
     covered = np.clip(thickness_A / 15, 0, 1).astype(np.float32)
     return (wave * np.exp(1j * phase)).astype(np.complex64), covered
 
@@ -46,4 +46,4 @@ def _patches(shape: tuple[int, int], sampling_A: float, rng: np.random.Generator
     smooth = cv2.GaussianBlur(coarse, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     smooth = cv2.resize(smooth, shape[::-1], interpolation=cv2.INTER_CUBIC)
     level = np.quantile(smooth, 1 - rng.uniform(0.1, 0.6))
-    return np.asarray(np.clip((smooth - level) / (2 * rng.uniform(0.1, 0.6) * smooth.std()), 0, 1), np.float32)
+    return np.asarray(np.clip((smooth - level) / (2 * rng.uniform(0.02, 0.6) * smooth.std()), 0, 1), np.float32)

@@ -15,7 +15,7 @@ from training.recipes.recipe import Recipe
 from training.targets import targets
 
 VIEWS = 2  # frames a microscope setting: the image is dear, looking at it again is cheap
-_FIELD_MARGIN_A = (1.0, 12.0)  # the frame is larger than what the network sees of it
+_FIELD_MARGIN_A = (1.0, 8.0)  # the frame is larger than what the network sees of it
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino as ov
 import torch
 from numpy.typing import NDArray
@@ -99,9 +100,27 @@ def _write(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: 
         external_data=False,
         verbose=False,
     )
+    _halve_weights(path)
     spec = replace(spec, sha256={path.name: file_sha256(path)})
     spec.write(folder / f"{spec.name}.json")
     return spec
+
+
+def _halve_weights(path: Path) -> None:
+    """Keep the weights of an ONNX file as float16, each with a cast to the float32 it is computed in."""
+    model = onnx.load(path)
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) > 1:
+            stored = onnx.numpy_helper.from_array(
+                onnx.numpy_helper.to_array(weight).astype(np.float16), f"{weight.name}.float16"
+            )
+            casts.append(onnx.helper.make_node("Cast", [stored.name], [weight.name], to=onnx.TensorProto.FLOAT))
+            weight.CopyFrom(stored)
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:

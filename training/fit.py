@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import FileError
+from engine.network import cpu_precisions
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.recipes.recipe import Recipe
@@ -35,7 +36,8 @@ def fit(
     """Train to the recipe's last step and return the averaged network; continues from folder/checkpoint.pt."""
     torch.manual_seed(recipe.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = UNet(recipe.spec.channels, recipe.widths, recipe.depth).to(device)
+    fast = device == "cuda" or "bf16" in cpu_precisions()
+    network = UNet(recipe.spec.channels, recipe.widths, recipe.depth).to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-4)
     checkpoint = folder / "checkpoint.pt"
@@ -47,7 +49,10 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)
         frames, maps = frames.flatten(0, 1).to(device), maps.flatten(0, 1).to(device)
-        losses = loss_terms(network(frames), maps, beta=0.5 if step < recipe.steps else 0.0)
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
+            features = network.features(frames)
+        # The head in float32: bf16 would round an offset of some pixels by a hundredth of one.
+        losses = loss_terms(network.head(features.float()), maps, beta=0.5 if step < recipe.steps else 0.0)
         total = sum(losses.values(), torch.zeros((), device=device))
         optimiser.zero_grad(set_to_none=True)
         total.backward()

@@ -171,7 +171,7 @@ def shoot(
         looks = [view] + [draw_view(specimen, ranges, field_A, rng) for _ in range(views - 1)]
         shots = []
         for look in looks:
-            dose = dose_e_A2 if dose_e_A2 is not None else _log_uniform(rng, ranges.dose_e_A2)
+            dose = dose_e_A2 if dose_e_A2 is not None else _dose(rng, ranges.dose_e_A2)
             fall = rng.uniform(*ranges.mtf)
             image = project(clean, look, fall)
             if other is not None:
@@ -259,6 +259,12 @@ def _blend_across(
 def _illumination(shape: tuple[int, int], strength: float, rng: np.random.Generator) -> NDArray[np.float32]:
     coarse = 1 + rng.uniform(0, strength) * rng.uniform(-1, 1, (3, 3)).astype(np.float32)
     return np.asarray(cv2.resize(coarse.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC))
+
+
+def _dose(rng: np.random.Generator, limits: Range) -> float:
+    """Log-uniform, leaning towards high doses: positions are hardest to get as good as the frame allows there."""
+    low, high = limits
+    return float(low * (high / low) ** (rng.random() ** 0.8))
 
 
 def _log_uniform(rng: np.random.Generator, limits: Range) -> float:

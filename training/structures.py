@@ -22,7 +22,7 @@ Points = NDArray[np.float64]  # (N, 2) positions (y, x) in angstrom
 class SheetRanges:
     """What sheets are drawn from; counts are means of Poisson draws per 1000 A^2."""
 
-    cell_A: float = 80.0
+    cell_A: float = 96.0
     grains: tuple[float, ...] = (0.5, 0.25, 0.15, 0.1)  # probability of 1, 2, 3, 4 grains
     vacancies: float = 1.0
     double_vacancies: float = 0.5

@@ -14,9 +14,7 @@ HEAT, DY, DX, LOG_SIGMA, COVERED = range(5)
 class UNet(nn.Module):
     """(B, C, H, W) normalised frames to (B, 5, H/2, W/2) raw maps; H and W multiples of 2^levels."""
 
-    def __init__(
-        self, channels: int = 1, widths: tuple[int, ...] = (24, 48, 96, 128), depth: tuple[int, ...] = (1, 1, 2, 3)
-    ):
+    def __init__(self, channels: int, widths: tuple[int, ...], depth: tuple[int, ...]):
         super().__init__()
         self.stem = _step(4 * channels, widths[0])
         self.down = nn.ModuleList(_step(a, b, 2) for a, b in pairwise(widths))
@@ -34,6 +32,10 @@ class UNet(nn.Module):
             self.head.bias[LOG_SIGMA] = 0.5
 
     def forward(self, frames: Tensor) -> Tensor:
+        return self.head(self.features(frames))
+
+    def features(self, frames: Tensor) -> Tensor:
+        """(B, widths[0], H/2, W/2): all but the last convolution."""
         x = self.encode[0](self.stem(nn.functional.pixel_unshuffle(frames, 2)))
         skips = []
         for down, encode in zip(self.down, self.encode[1:], strict=True):
@@ -41,7 +43,7 @@ class UNet(nn.Module):
             x = encode(down(x))
         for skip, rise, decode in zip(reversed(skips), reversed(self.rise), reversed(self.decode), strict=True):
             x = decode(skip + nn.functional.interpolate(rise(x), scale_factor=2.0, mode="nearest"))
-        return self.head(x)
+        return x
 
 
 def _step(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -43,6 +43,13 @@ class TestContaminate:
         assert phase[covered > 0.5].mean() > 10 * max(1e-3, float(phase[covered == 0].mean()))
         assert phase[covered > 0.5].std() > 3 * phase[covered == 0].std()
 
+    def test_a_film_turns_phases_by_its_thickness(self, seed: int) -> None:
+        wave, covered = contaminate(EMPTY, SAMPLING_A, 80.0, np.random.default_rng(seed))
+        thin = (covered > 0.1) & (covered < 0.95)
+        # Covered is the thickness over 15 A; each A holds 0.09 atoms an A^2, of carbon or of what weighs on the phase alike.
+        carbon = 15 * 0.09 * carbon_phase(SHAPE, SAMPLING_A, 80.0)[0, 0] * covered[thin].mean()
+        assert 0.7 * 0.8 < np.angle(wave)[thin].mean() / carbon < 2 * 1.2
+
     def test_the_same_seed_draws_the_same(self, seed: int) -> None:
         one, again = (contaminate(EMPTY, SAMPLING_A, 80.0, np.random.default_rng(seed))[0] for _ in range(2))
         np.testing.assert_array_equal(one, again)

@@ -40,12 +40,12 @@ class TestFit:
         self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         batch = next(iter(loader(specimens, recipe, 0, 0)))
-        monkeypatch.setattr(module, "loader", lambda *_: [batch] * 40)
+        monkeypatch.setattr(module, "loader", lambda *_: [batch] * 80)
         monkeypatch.setattr(module, "WARM_UP", 5)
         shown: list[int] = []
-        fit(specimens, replace(recipe, steps=32, polish_steps=8), tmp_path, 0, lambda step, _: shown.append(step))
+        fit(specimens, replace(recipe, steps=64, polish_steps=16), tmp_path, 0, lambda step, _: shown.append(step))
         logged = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
-        assert shown == [row["step"] for row in logged] == [20, 40]
+        assert shown == [row["step"] for row in logged] == [20, 40, 60, 80]
         assert set(logged[0]) == {"step", "heat", "position", "contamination"}
         network = UNet(1, recipe.widths, recipe.depth)
         before = loss_terms(network(batch[0].flatten(0, 1)), batch[1].flatten(0, 1))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.training.specimens import CELL_A, ROUND, thin
 from training.exit_waves import SAMPLING_A, Specimen
-from training.imaging import ImageRanges, Shot, View, detect, draw_optics, draw_view, shoot
+from training.imaging import ImageRanges, Shot, View, detect, draw_optics, draw_view, project, shoot
 
 FIELD_A = (20.0, 24.0)
 IDEAL_DETECTOR = replace(
@@ -138,6 +138,16 @@ class TestCounts:
         )
         assert (counts.min(), counts.max()) == (0, 255)
         np.testing.assert_array_equal(counts, np.rint(counts))
+
+    def test_a_pixel_integrates_along_its_own_edges(self) -> None:
+        # A wave along the camera's x: 30 periods along x and 40 along y of the specimen make 50 at this angle.
+        wave = np.zeros((160, 160), np.complex64)
+        wave[0, 0], wave[40, 30], wave[-40, -30] = 160**2 * np.array([1, 0.1, 0.1])
+        sampling_A, angle = 0.3, float(np.arctan2(40, 30))
+        image = project(wave, View(sampling_A, (40, 40), (20.0, 20.0), angle), 0.5)
+        np.testing.assert_allclose(image, np.broadcast_to(image[:1], image.shape), atol=0.01)
+        cycles = 50 / CELL_A * sampling_A  # a pixel
+        assert np.ptp(image) == pytest.approx(4 * 0.1 * np.sinc(cycles) * np.exp(-0.5 * cycles), rel=0.03)
 
     def test_a_falling_mtf_takes_contrast(self, scattered: Specimen) -> None:
         crisp, dull = (

@@ -150,6 +150,15 @@ class TestShift:
         assert np.hypot(*shift_A) > 0.05
         np.testing.assert_allclose(measured * SAMPLING_A, shift_A, atol=0.03)
 
+    def test_what_has_its_detail_in_one_direction_moves_in_both(self) -> None:
+        # A row of atoms along a diagonal: its spectrum ties y to x.
+        row = thin(np.stack([np.arange(2, 18, 1.3), 0.5 * np.arange(2, 18, 1.3) + 5], axis=1), 20.0)
+        optics = Optics(defocus_A=60, coma_A=400, coma_angle=2.5)
+        spectrum, shift_A = image_spectrum(row.wave, SAMPLING_A, optics)
+        moved, still = np.fft.ifft2(spectrum).real, image(row.wave, replace(optics, coma_A=0.0))
+        measured, *_ = phase_cross_correlation(moved, still, upsample_factor=200, normalization=None)
+        np.testing.assert_allclose(measured * SAMPLING_A, shift_A, atol=0.05)
+
     def test_even_aberrations_do_not_shift(self, torn: Specimen) -> None:
         optics = Optics(defocus_A=80, Cs_A=1e5, astigmatism_A=25, convergence_mrad=0.2)
         assert image_spectrum(torn.wave, SAMPLING_A, optics)[1] == pytest.approx((0, 0), abs=1e-6)
