@@ -26,7 +26,11 @@ _NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
 
 
 def load_detector(
-    model: str | Path, backend: str = "openvino", precision: str = "auto", threads: int | None = None
+    model: str | Path,
+    backend: str = "openvino",
+    precision: str = "auto",
+    threads: int | None = None,
+    at_once: int = 1,
 ) -> Detector:
     """Load a shipped model by name, or one of your own by the path of its spec.
 
@@ -40,6 +44,8 @@ def load_detector(
         "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32.
     threads : int, optional
         CPU threads; all cores unless told.
+    at_once : int
+        Threads that may call `infer` side by side, each served by its share of the CPU threads.
 
     Raises
     ------
@@ -53,11 +59,14 @@ def load_detector(
     precision = _choose_precision(precision, spec)
     weights = verified_weights(spec, path.parent, ".int8.xml" if precision == "int8" else ".onnx")
     maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
-    return Detector(spec, OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads))
+    network = OpenVinoNetwork(
+        weights, precision, channels=spec.channels, maps=maps, threads=threads, at_once=at_once
+    )
+    return Detector(spec, network)
 
 
 class Detector:
-    """A loaded model. A context manager; `infer` is for one thread at a time, the other steps are for any."""
+    """A loaded model. A context manager; `infer` is for `at_once` threads at a time, the other steps are for any."""
 
     def __init__(self, spec: ModelSpec, network: Network) -> None:
         self.spec = spec
