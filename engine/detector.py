@@ -45,7 +45,7 @@ def load_detector(
     threads : int, optional
         CPU threads; all cores unless told.
     at_once : int
-        Threads that may call `infer` side by side, each served by its share of the CPU threads.
+        Threads that may call `infer` side by side; if more than 1, each runs the network alone.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from engine.errors import ConfigError, FileError
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST = 1e12
 _MOST_WAITING = 1_000_000
-_MOST_SIDE_BY_SIDE = 4  # unless told: each holds a copy of the network's buffers
+_MOST_SIDE_BY_SIDE = 8  # unless told: each holds a copy of the network's buffers
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -56,8 +56,8 @@ class ServeConfig:
 
     frames_at_once: int | None = _option(
         None,
-        "frames in the network side by side, each on its share of the threads; "
-        "unset: 1 with policy latest, for the least latency; one a thread, up to 4, with lossless, for the most frames",
+        "frames in the network side by side, if more than 1 each on one core; "
+        "unset: 1 with policy latest, for the least latency; one a thread, up to 8, with lossless, for the most frames",
         least=1,
         most=64,
     )

@@ -242,7 +242,7 @@ class TestHostile:
             if len(calls) == 1:
                 raise MemoryError("not today")
 
-        with bench(FakeDetector(**{step: fail_once}), policy="lossless") as peers:
+        with bench(FakeDetector(**{step: fail_once}), policy="lossless", frames_at_once=1) as peers:
             for number in (1, 2):
                 peers.send(number)
             assert peers.next("atoms").header["frame"] == 2
