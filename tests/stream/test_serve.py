@@ -60,7 +60,7 @@ def arguments(model: Path, came_in: str, *more: str) -> list[str]:
 
 def test_a_run_ends_by_itself_with_one_line_of_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with sending(30) as endpoint:
-        more = ("--policy", "lossless", "--stop-after-frames", "30", "--json")
+        more = ("--policy", "lossless", "--stop-after-frames", "30", "--json", "--precision", "f32")
         assert main(arguments(tiny_model, endpoint, *more)) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     summary = json.loads(last)
