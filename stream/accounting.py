@@ -10,6 +10,8 @@ import numpy as np
 
 REASONS = (
     "not_json",
+    "not_cbor",
+    "unknown_tag",
     "wrong_parts",
     "missing_key",
     "wrong_key",
@@ -17,6 +19,7 @@ REASONS = (
     "size_mismatch",
     "too_large",
     "unknown_encoding",
+    "bad_compression",
     "empty_frame",
     "no_sampling",
     "sampling_out_of_range",

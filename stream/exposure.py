@@ -11,7 +11,7 @@ from engine.atoms import Atoms
 from engine.frame import Frame
 from engine.network import Maps
 from engine.prepare import Prepared
-from stream.messages import Message
+from stream.header import Message
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,8 @@ from stream.accounting import Accounting
 from stream.clock import ClockDifference, FrameInterval
 from stream.config import ServeConfig
 from stream.exposure import Exposure
-from stream.messages import Message, Part, Rules, decode
+from stream.header import Message, Part, Rules
+from stream.messages import decode
 from stream.metrics import Metrics
 from stream.references import References, mean_dose
 from stream.series import SeriesTracker
