@@ -142,6 +142,25 @@ def read_json(part: Part) -> dict[str, Any]:
     return header
 
 
+def read_appendix(content: object) -> dict[str, Any]:
+    """What a user attached to a series or an image: an object, or JSON of one, else a text that is passed on."""
+    if isinstance(content, memoryview | bytes):
+        content = str(content[:_MAX_HEADER_BYTES], "utf-8", "replace")
+    if isinstance(content, str):
+        try:
+            return read_json(content.encode())
+        except FrameError:
+            return {"user_data": content[:_MAX_TEXT]} if content else {}
+    plain = _plain(content)
+    return plain if isinstance(plain, dict) else {}
+
+
+def detector_times(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What DECTRIS calls frame_time and count_time in our names; what is no time is left out."""
+    times = {"frame_interval": said.get("frame_time"), "exposure": said.get("count_time")}
+    return {key: time for key, time in times.items() if isinstance(time, int | float) and 1e-6 <= time < 1e9}
+
+
 def need(header: Mapping[str, Any], key: str) -> Any:
     """The value of a key that must be there."""
     if header.get(key) is None:
@@ -237,6 +256,17 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]}, which no float holds")
     return value
+
+
+def _plain(value: object) -> Any:
+    """What JSON can say of a value; None for the rest."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float) else None
 
 
 def _frame_number(header: Mapping[str, Any]) -> int:
