@@ -13,9 +13,9 @@ from engine.frame import Frame
 from stream.accounting import Accounting
 from stream.clock import ClockDifference, FrameInterval
 from stream.config import ServeConfig
+from stream.dialects import find_decoder
 from stream.exposure import Exposure
-from stream.header import Message, Part, Rules
-from stream.messages import decode
+from stream.header import Message, Part, Rules, SeriesEnd, SeriesStart
 from stream.metrics import Metrics
 from stream.references import References, mean_dose
 from stream.series import SeriesTracker
@@ -37,21 +37,52 @@ class Intake:
         self._accounting = accounting
         self._metrics = metrics
         self._now = now
+        self._decode = find_decoder(config.dialect)
+        self._start: SeriesStart | None = None
+        self._ended = False
         self._tracker = SeriesTracker()
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(
-            round(config.max_frame_MB * 1e6), config.max_frame_pixels, config.axis_order, config.saturated_counts
+            round(config.max_frame_MB * 1e6),
+            config.max_frame_pixels,
+            config.axis_order,
+            config.saturated_counts,
+            config.channel,
         )
         self.interval_s: float | None = None
         self.clock_difference_s: float | None = None
 
-    def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure:
-        """Read and book one message; FrameError with its reason where it is no frame that can be processed."""
-        message = decode(parts, self.rules)
+    def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure | None:
+        """Read and book one message; None where it holds no frame but tells of a series.
+
+        FrameError with its reason where it is nothing that can be used.
+        """
+        decoded = self._decode(parts, self.rules, self._start)
+        match decoded:
+            case SeriesStart():
+                self._begin(decoded)
+                return None
+            case SeriesEnd():
+                self._tracker.end(decoded.series)
+                self._ended = True
+                return None
+        return self._expose(decoded, arrival_s, arrival_since_1970_s)
+
+    def _begin(self, start: SeriesStart) -> None:
+        """A series begins, or more is said of the one that has begun."""
+        before = self._start
+        if before is not None and not self._ended and start.series in (None, before.series):
+            start = SeriesStart(before.series, before.keys | start.keys)
+        self._start, self._ended = start, False
+        if start.series is not None:
+            self._tracker.begin(start.series)
+
+    def _expose(self, message: Message, arrival_s: float, arrival_since_1970_s: float) -> Exposure:
         timestamp_s = message.timestamp_s
         place = self._tracker.place(message.series, message.number)
-        self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
+        if place.step is None or place.step > 0:
+            self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
         self.clock_difference_s = self._clock.add(timestamp_s, arrival_since_1970_s)
         sampling_A = message.sampling_A or self._config.sampling
         dose_e_A2 = self._dose(message, sampling_A)

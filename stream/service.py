@@ -125,18 +125,25 @@ class Service:
                 self._journal.fault("connection", error)
                 self._stopping.wait(_TICK_S)
                 continue
-            if parts is None:
-                continue
-            arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
-            self.accounting.received(arrival_s)
-            self.metrics.received()
-            try:
-                exposure = self._intake.expose(parts, arrival_s, arrival_since_1970_s)
-            except Exception as error:
-                self._refuse(error)
-                continue
-            if self._slot.put(exposure) is not None:
-                self._drop("stopping" if self._stopping.is_set() else "superseded")
+            if parts is not None:
+                self._take(parts)
+
+    def _take(self, parts: list[memoryview]) -> None:
+        """Make an exposure of a message and hand it on. What only tells of a series is no frame, and not booked."""
+        arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
+        exposure, error = None, None
+        try:
+            exposure = self._intake.expose(parts, arrival_s, arrival_since_1970_s)
+        except Exception as caught:
+            error = caught
+        if exposure is None and error is None:
+            return
+        self.accounting.received(arrival_s)
+        self.metrics.received()
+        if error is not None:
+            self._refuse(error)
+        elif exposure is not None and self._slot.put(exposure) is not None:
+            self._drop("stopping" if self._stopping.is_set() else "superseded")
 
     # ---- engine thread ----
 

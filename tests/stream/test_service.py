@@ -18,6 +18,7 @@ from stream.config import ServeConfig
 from stream.messages import Result, encode
 from stream.service import Service
 from tests.stream.fakes import ANY_PORT, PATIENCE_S, FakeDetector, Gate, bench, wait_until
+from tests.stream.test_dectris_v2 import END, IMAGE, START
 
 
 class TestAnswers:
@@ -157,7 +158,7 @@ class TestHostile:
             ("unknown_dtype", [header.replace(b"uint16", b"string"), blob]),
             ("size_mismatch", [header, blob[:-2]]),
             ("too_large", [header.replace(b"[4, 5]", b"[4000, 50000]"), blob]),
-            ("unknown_encoding", [header.replace(b"{", b'{"encoding": "lz4", ', 1), blob]),
+            ("unknown_encoding", [header.replace(b"{", b'{"encoding": "jpeg", ', 1), blob]),
             ("empty_frame", [header.replace(b"[4, 5]", b"[0, 5]"), b""]),
             ("no_sampling", [header, blob]),
         ]
@@ -252,6 +253,16 @@ class TestSeries:
             ("series_end", "b"),
             ("stopping", None),
         ]
+
+    def test_what_a_detector_tells_of_a_series_is_no_frame(self) -> None:
+        with bench(policy="lossless", dialect="dectris-v2") as peers:
+            for message in (START, IMAGE, END, END, b"?"):
+                peers.sender.send(message)
+            answer = peers.next("atoms").header
+            assert peers.until_settled(2) == {"not_cbor": 1}
+            totals = peers.service.accounting.totals()
+        assert (answer["frame"], answer["series"], answer["shape"], answer["sampling_A"]) == (3, 7, [2, 8], 0.1)
+        assert (totals.received, totals.processed) == (2, 1)
 
 
 class TestStatus:
