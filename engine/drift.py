@@ -1,4 +1,4 @@
-"""How far the specimen moved between two images: cross-correlation to a fraction of a pixel; and moving it back. Pure."""
+"""How far the specimen moved between two images, to a fraction of a pixel, and moving it back. Pure."""
 
 from __future__ import annotations
 

@@ -80,6 +80,21 @@ class ServeConfig:
         choices=("auto", "height_first", "width_first"),
     )
 
+    triplets: str = _option(
+        "series",
+        "what makes three frames a triplet: series: they have one value of it; count: every three by their number; "
+        "defocus: three values in a row; rolling: the newest three, with every frame; a message of three images is one",
+        section="Three images, for models that take a defocus triplet",
+        choices=("series", "count", "defocus", "rolling"),
+    )
+    triplet_timeout: float = _option(5.0, "seconds that a triplet waits for its next member", least=0.01)
+    max_drift: float = _option(
+        1.0,
+        "A that the specimen may move between two members beyond what it moved in the triplet before; "
+        "more than half a period of a lattice cannot be told from less; 0: no drift is taken out",
+        least=0,
+    )
+
     sampling: float | None = _option(
         None, "A/px, for frames whose header has none", section="What a frame's header may leave out", least=1e-6
     )

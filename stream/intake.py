@@ -18,7 +18,9 @@ from stream.exposure import Exposure
 from stream.header import Message, Part, Rules, SeriesEnd, SeriesStart
 from stream.metrics import Metrics
 from stream.references import References, mean_dose
-from stream.series import SeriesTracker
+from stream.series import Place, SeriesTracker
+
+_SLACK = 3  # how far the members of a triplet may be out of order
 
 
 class Intake:
@@ -31,6 +33,7 @@ class Intake:
         accounting: Accounting,
         metrics: Metrics,
         now: Callable[[], float] = time.perf_counter,
+        triplets: bool = False,
     ) -> None:
         self._config = config
         self._dark_mean = references.dark_mean
@@ -40,7 +43,10 @@ class Intake:
         self._decode = find_decoder(config.dialect)
         self._start: SeriesStart | None = None
         self._ended = False
-        self._tracker = SeriesTracker()
+        self._members_begun = False
+        # Three frames of one `series` come in any order, and so do the members of a triplet by any rule.
+        self._one_series = triplets and config.triplets == "series"
+        self._tracker = SeriesTracker(_SLACK if triplets and config.triplets != "rolling" else 0)
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(
@@ -80,7 +86,7 @@ class Intake:
 
     def _expose(self, message: Message, arrival_s: float, arrival_since_1970_s: float) -> Exposure:
         timestamp_s = message.timestamp_s
-        place = self._tracker.place(message.series, message.number)
+        place = self._place(message)
         if place.step is None or place.step > 0:
             self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
         self.clock_difference_s = self._clock.add(timestamp_s, arrival_since_1970_s)
@@ -105,6 +111,12 @@ class Intake:
             clock_difference_s=self.clock_difference_s,
             dose_total_e_A2=dose_total_e_A2,
         )
+
+    def _place(self, message: Message) -> Place:
+        if self._one_series and message.pixels.ndim == 2:  # `series` names the triplet
+            begun, self._members_begun = self._members_begun, True
+            return Place(1, 0, 1 if begun else None)
+        return self._tracker.place(message.series, message.number)
 
     def _dose(self, message: Message, sampling_A: float | None) -> float | None:
         """As the sender says, else as configured, else from the counts."""

@@ -18,6 +18,7 @@ import zmq
 from engine.detector import Detector
 from engine.errors import FrameError
 from stream.accounting import REASONS, Accounting, Totals
+from stream.alignment import Stacker
 from stream.config import ServeConfig
 from stream.exposure import Answer, Exposure, Inferred
 from stream.intake import Intake
@@ -47,7 +48,10 @@ class Service:
     def __init__(self, config: ServeConfig, detector: Detector) -> None:
         self._config = config
         self._detector = detector
-        self._references = References.read(config.dark_reference, config.gain_reference)
+        references = References.read(config.dark_reference, config.gain_reference)
+        # The images of a triplet are corrected before they are moved onto each other, not after.
+        self._stacker = Stacker(config, references) if detector.spec.channels == 3 else None
+        self._references = references if self._stacker is None else References()
         self._model = model_header(detector.spec, detector.backend)
         self._slot: Slot[Exposure] = LatestSlot() if config.policy == "latest" else BoundedQueue(config.queue_frames)
         self._handover: Slot[Inferred] = BoundedQueue(1)
@@ -66,7 +70,7 @@ class Service:
         self.metrics = Metrics(
             config.source_name, detector.spec.name, detector.backend, detector.spec.classes, self._slot.__len__
         )
-        self._intake = Intake(config, self._references, self.accounting, self.metrics)
+        self._intake = Intake(config, references, self.accounting, self.metrics, triplets=self._stacker is not None)
         self.status: dict[str, Any] = self._status(self._begun_s)
 
     def __enter__(self) -> Self:
@@ -104,8 +108,8 @@ class Service:
         receive.join()
         if self._config.policy == "lossless":
             engine.join(_FINISH_S)
-        for _ in self._slot.drain():
-            self._drop("stopping")
+        for exposure in self._slot.drain():
+            self._drop("stopping", exposure.frames)
         engine.join()
         publish.join()
         self._open.close()
@@ -127,6 +131,11 @@ class Service:
                 continue
             if parts is not None:
                 self._take(parts)
+            if self._stacker is not None:
+                for incomplete in self._stacker.expire(time.perf_counter()):
+                    self._refuse(incomplete)
+        if self._stacker is not None:
+            self._drop("stopping", self._stacker.waiting)
 
     def _take(self, parts: list[memoryview]) -> None:
         """Make an exposure of a message and hand it on. What only tells of a series is no frame, and not booked."""
@@ -142,8 +151,19 @@ class Service:
         self.metrics.received()
         if error is not None:
             self._refuse(error)
-        elif exposure is not None and self._slot.put(exposure) is not None:
-            self._drop("stopping" if self._stopping.is_set() else "superseded")
+        elif exposure is not None:
+            self._hand_on(exposure)
+
+    def _hand_on(self, exposure: Exposure) -> None:
+        """To the engine thread; where the model takes three images, once there are three."""
+        ready: Exposure | None = exposure
+        if self._stacker is not None:
+            ready, refused = self._stacker.add(exposure)
+            for error in refused:
+                self._refuse(error)
+        lost = None if ready is None else self._slot.put(ready)
+        if lost is not None:
+            self._drop("stopping" if self._stopping.is_set() else "superseded", lost.frames)
 
     # ---- engine thread ----
 
@@ -152,7 +172,7 @@ class Service:
             try:
                 inferred = self._run_network(exposure)
             except Exception as error:
-                self._refuse(error)
+                self._refuse(error, exposure.frames)
             else:
                 self._handover.put(inferred)
         self._handover.close()
@@ -177,7 +197,7 @@ class Service:
                 try:
                     self._answer(inferred, taken_s)
                 except Exception as error:
-                    self._refuse(error)
+                    self._refuse(error, inferred.exposure.frames)
             try:
                 self._send_events()
                 if taken_s >= next_status_s:
@@ -198,9 +218,10 @@ class Service:
         self._begin_series(inferred.exposure)
         self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
         stages_s = answer.stages_s | {"publish": time.perf_counter() - published_from_s}
-        self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id)
+        frames = inferred.exposure.frames
+        self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id, frames)
         answered_s = inferred.exposure.arrival_s + answer.age_s
-        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
+        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms), frames)
         self._send_preview(answer)
 
     def _send_preview(self, answer: Answer) -> None:
@@ -254,14 +275,15 @@ class Service:
 
     # ---- any thread ----
 
-    def _refuse(self, error: Exception) -> None:
+    def _refuse(self, error: Exception, frames: int = 1) -> None:
         reason = error.reason if isinstance(error, FrameError) and error.reason in REASONS else "internal"
         self._journal.fault(reason, error)
-        self._drop(reason)
+        self._drop(reason, frames)
 
-    def _drop(self, reason: str) -> None:
-        self.accounting.dropped(reason)
-        self.metrics.dropped(reason)
+    def _drop(self, reason: str, frames: int = 1) -> None:
+        if frames:
+            self.accounting.dropped(reason, frames)
+            self.metrics.dropped(reason, frames)
 
     def _tell_fault(self, reason: str, message: str) -> None:
         self._events.append({"event": "fault", "reason": reason, "message": message})
