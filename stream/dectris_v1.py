@@ -44,7 +44,21 @@ _CONFIG = (  # keys that a configuration is known by
     "description",
     "detector_number",
 )
+_FIRST = re.compile(rb'"htype"\s*:\s*"(dheader|dimage|dseries_end)-1\.0"')  # what the first part of a message says
+_MAX_FIRST = 1024  # bytes of such a part
 _NS = 1e-9
+
+
+def split(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    """The messages in what came at once: a simulator sends the header, the configuration and the first image as one."""
+    starts, kind = [0], b""
+    for at, part in enumerate(parts):
+        blob = kind == b"dimage" and at == starts[-1] + 2
+        found = None if blob or len(part) > _MAX_FIRST else _FIRST.search(part)
+        if found is not None:
+            kind = found[1]
+            starts += [at] if at else []
+    return [parts[begin:end] for begin, end in zip(starts, [*starts[1:], len(parts)], strict=True)]
 
 
 def decode(parts: Sequence[Part], rules: Rules, start: SeriesStart | None = None) -> Decoded:

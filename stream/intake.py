@@ -13,7 +13,7 @@ from engine.frame import Frame
 from stream.accounting import Accounting
 from stream.clock import ClockDifference, FrameInterval
 from stream.config import ServeConfig
-from stream.dialects import find_decoder
+from stream.dialects import find_dialect
 from stream.exposure import Exposure
 from stream.header import Message, Part, Rules, SeriesEnd, SeriesStart
 from stream.metrics import Metrics
@@ -40,7 +40,7 @@ class Intake:
         self._accounting = accounting
         self._metrics = metrics
         self._now = now
-        self._decode = find_decoder(config.dialect)
+        self._dialect = find_dialect(config.dialect)
         self._start: SeriesStart | None = None
         self._ended = False
         self._members_begun = False
@@ -59,12 +59,16 @@ class Intake:
         self.interval_s: float | None = None
         self.clock_difference_s: float | None = None
 
+    def split(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+        """The messages that came at once."""
+        return self._dialect.split(parts)
+
     def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure | None:
         """Read and book one message; None where it holds no frame but tells of a series.
 
         FrameError with its reason where it is nothing that can be used.
         """
-        decoded = self._decode(parts, self.rules, self._start)
+        decoded = self._dialect.decode(parts, self.rules, self._start)
         match decoded:
             case SeriesStart():
                 self._begin(decoded)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from threading import Event, Thread
@@ -21,6 +22,7 @@ from stream.accounting import REASONS, Accounting, Totals
 from stream.alignment import Stacker
 from stream.config import ServeConfig
 from stream.exposure import Answer, Exposure, Inferred
+from stream.header import Part
 from stream.intake import Intake
 from stream.journal import Journal
 from stream.metrics import Metrics
@@ -129,15 +131,15 @@ class Service:
                 self._journal.fault("connection", error)
                 self._stopping.wait(_TICK_S)
                 continue
-            if parts is not None:
-                self._take(parts)
+            for message in [] if parts is None else self._intake.split(parts):
+                self._take(message)
             if self._stacker is not None:
                 for incomplete in self._stacker.expire(time.perf_counter()):
                     self._refuse(incomplete)
         if self._stacker is not None:
             self._drop("stopping", self._stacker.waiting)
 
-    def _take(self, parts: list[memoryview]) -> None:
+    def _take(self, parts: Sequence[Part]) -> None:
         """Make an exposure of a message and hand it on. What only tells of a series is no frame, and not booked."""
         arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
         exposure, error = None, None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.errors import FrameError
 from stream.accounting import REASONS
-from stream.dectris_v1 import decode
+from stream.dectris_v1 import decode, split
 from stream.header import Decoded, Message, Rules, SeriesEnd, SeriesStart
 
 # 2 rows of 8 pixels: 0 1 2 ... 14, and one that is masked.
@@ -135,6 +135,25 @@ class TestRecorded:
         assert decode([END], Rules()) == SeriesEnd(7)
 
 
+class TestSplit:
+    """A simulator sends whatever it has at once."""
+
+    def test_header_configuration_and_first_image_as_one(self) -> None:
+        assert split([HEADER, CONFIG, *IMAGES[3]]) == [[HEADER, CONFIG], IMAGES[3]]
+
+    def test_everything_as_one(self) -> None:
+        whole = [[HEADER, CONFIG, *FLATFIELD, *MASK, *COUNT_RATES, b"{}"], IMAGES[0], [*IMAGES[4], b"{}"], [END], [END]]
+        assert split([part for parts in whole for part in parts]) == whole
+
+    def test_what_is_one_stays_one(self) -> None:
+        for parts in ([HEADER], [CONFIG], FLATFIELD, IMAGES[2], IMAGES[2][:2], [END], [b"?"]):
+            assert split(parts) == [parts]
+
+    def test_pixels_that_read_like_a_header_are_none(self) -> None:
+        parts = image(b"<", END)
+        assert split([*parts, END]) == [parts, [END]]
+
+
 class TestPixels:
     def test_raw_pixels_are_a_view_of_the_message(self) -> None:
         blob = bytearray(RAW)
@@ -218,7 +237,8 @@ class TestFuzz:
         parts = parts[: data.draw(st.just(len(parts)) | st.integers(0, len(parts)))]
         refusal = "stopping"  # any known one
         try:
-            decode([bytes(part) for part in parts], Rules())
+            for message in split([bytes(part) for part in parts]):
+                decode(message, Rules())
         except FrameError as error:
             refusal = error.reason
         assert refusal in REASONS

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.errors import FrameError
 from stream.accounting import REASONS
-from stream.dectris_v2 import decode
+from stream.dectris_v2 import decode, split
 from stream.header import Message, Rules, SeriesEnd, SeriesStart
 
 # 2 rows of 8 pixels: 0 1 2 ... 14, and one that is masked.
@@ -141,6 +141,10 @@ class TestRecorded:
 
     def test_end(self) -> None:
         assert decode([END], Rules()) == SeriesEnd(7)
+
+
+    def test_start_and_first_image_as_one_message_of_a_simulator(self) -> None:
+        assert split([START, IMAGE]) == [(START,), (IMAGE,)]
 
 
 class TestPixels:

@@ -264,6 +264,12 @@ class TestSeries:
         assert (answer["frame"], answer["series"], answer["shape"], answer["sampling_A"]) == (3, 7, [2, 8], 0.1)
         assert (totals.received, totals.processed) == (2, 1)
 
+    def test_several_messages_that_come_at_once_are_each_booked(self) -> None:
+        with bench(policy="lossless", dialect="dectris-v2") as peers:
+            peers.sender.send_multipart([START, IMAGE, b"?", IMAGE.replace(b"image_id\3", b"image_id\4"), END])
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [3, 4]
+            assert peers.until_settled(3) == {"not_cbor": 1}
+
 
 class TestTriplets:
     """A detector of three channels; the x of its one atom is the mean of all pixels."""
