@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.errors import ConfigError, FileError
 from stream.files import pixel_size_A, read_frames, read_index
+from stream.formats import is_movie_folder
 from stream.sender import Exposure, add_sender_arguments, run_sender
 
 HELP = "publish recorded frames as acquisition software would"
@@ -23,7 +24,7 @@ def find_recordings(files: list[Path], index: Path | None, sampling_A: float | N
         if not files:
             raise ConfigError("Expected files to replay, or --index, got neither: name some")
         for path in files:
-            if path.is_dir():
+            if path.is_dir() and not is_movie_folder(path):
                 raise FileError(
                     f"{path}: expected a file, got a folder: name its files, or an index of it with --index"
                 )
