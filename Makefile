@@ -9,7 +9,7 @@ INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constrain
 help:
 	@echo "make demo      camera, service and overlay page; SECONDS=20 ends by itself, JSON=1 ends with a line of JSON"
 	@echo "make test      the tests that need pip packages only"
-	@echo "make test-all  and those that need a browser, Prometheus or systemd"
+	@echo "make test-all  and those that need a browser, Prometheus, systemd or a simulated detector"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make bench     speed of the live path, into docs/performance.md"
 	@echo "make clean     remove caches and builds; the environment stays in $(VENV)"

@@ -10,6 +10,8 @@ import numpy as np
 
 REASONS = (
     "not_json",
+    "not_cbor",
+    "unknown_tag",
     "wrong_parts",
     "missing_key",
     "wrong_key",
@@ -17,12 +19,16 @@ REASONS = (
     "size_mismatch",
     "too_large",
     "unknown_encoding",
+    "bad_compression",
     "empty_frame",
     "no_sampling",
     "sampling_out_of_range",
     "shape_out_of_range",
     "not_finite",
     "frame_jumped_back",
+    "triplet_incomplete",
+    "triplet_repeated",
+    "triplet_mismatch",
     "superseded",
     "stopping",
     "internal",
@@ -74,6 +80,7 @@ class Accounting:
     def __init__(self) -> None:
         self._lock = Lock()
         self._received = self._processed = self._missing = self._in_time = self._judged = self._atoms = 0
+        self._answers = 0
         self._dropped: dict[str, int] = {}
         self._dose_e_A2: float | None = None
         self._dose_total_e_A2 = 0.0
@@ -97,17 +104,20 @@ class Accounting:
             self._dose_total_e_A2 += dose_e_A2 or 0.0
             return self._dose_total_e_A2
 
-    def dropped(self, reason: str) -> None:
-        """One received frame will not be answered."""
+    def dropped(self, reason: str, frames: int = 1) -> None:
+        """One received frame will not be answered, or several alike."""
         with self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+            self._dropped[reason] = self._dropped.get(reason, 0) + frames
 
-    def processed(self, answer_s: float, latency_s: float, age_s: float, in_time: bool | None, atoms: int) -> None:
-        """One received frame was answered."""
+    def processed(
+        self, answer_s: float, latency_s: float, age_s: float, in_time: bool | None, atoms: int, frames: int = 1
+    ) -> None:
+        """One received frame was answered, or the several that made a triplet."""
         with self._lock:
-            self._processed += 1
+            self._processed += frames
+            self._answers += 1
             self._atoms += atoms
-            self._in_time += in_time is True
+            self._in_time += frames if in_time else 0
             self._judged += in_time is not None
             self._last_s = answer_s
             self._latencies_s.append(latency_s)
@@ -126,7 +136,7 @@ class Accounting:
                 in_time=round(self._in_time / self._received, 4) if self._judged else None,
                 latency_ms=_percentiles_ms(latencies),
                 age_ms=_percentiles_ms(ages),
-                atoms_mean=round(self._atoms / self._processed, 2) if self._processed else None,
+                atoms_mean=round(self._atoms / self._answers, 2) if self._answers else None,
                 dose_e_A2=self._dose_e_A2,
                 dose_total_e_A2=self._dose_total_e_A2,
                 seconds=self._last_s - (self._first_s or 0.0),

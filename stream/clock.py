@@ -49,7 +49,7 @@ class ClockDifference:
 
     The least may rise by as much as clocks drift apart, but not with a queue that builds up: its delay is latency.
     After a pause nothing can be queued, and the estimate begins afresh. So it does where the sender's clock goes back:
-    after it was set, or after a single timestamp that lay in the future.
+    after it was set, or after a single timestamp that lay in the future. A clock that stands says nothing of latency.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class ClockDifference:
         if timestamp_s is None:
             return self._least_s
         took, passed = arrival_s - timestamp_s, arrival_s - self._last_s
-        went_back = timestamp_s < self._last_timestamp_s
+        went_back = timestamp_s <= self._last_timestamp_s
         if self._least_s is None or went_back or not 0 <= passed < _PAUSE_S:
             self._least_s = took
         else:

@@ -64,6 +64,13 @@ class ServeConfig:
 
     input: str = _option("tcp://127.0.0.1:5555", "endpoint that frames come from", section="Frames in")
     input_role: str = _option("connect", "who waits for whom", choices=("connect", "bind"))
+    dialect: str = _option(
+        "native",
+        "how frames are written: native is PSI array-1.0, as EPICS areaDetector (ADZMQ) and our own senders write it; "
+        "dectris-v1 and dectris-v2 are the streams of DECTRIS detectors (need socket = pull)",
+        choices=("native", "dectris-v1", "dectris-v2"),
+    )
+    channel: str | None = _option(None, "threshold to take of dectris-v2, like threshold_1; unset: the first")
     socket: str = _option("sub", "sub for a sender's PUB, pull for a sender's PUSH", choices=("sub", "pull"))
     policy: str = _option(
         "latest",
@@ -81,6 +88,21 @@ class ServeConfig:
         "auto",
         "order of the header's shape; auto: height first, but width first where htype is a list (ADZMQ up to 1.3)",
         choices=("auto", "height_first", "width_first"),
+    )
+
+    triplets: str = _option(
+        "series",
+        "what makes three frames a triplet: series: they have one value of it; count: every three by their number; "
+        "defocus: three values in a row; rolling: the newest three, with every frame; a message of three images is one",
+        section="Three images, for models that take a defocus triplet",
+        choices=("series", "count", "defocus", "rolling"),
+    )
+    triplet_timeout: float = _option(5.0, "seconds that a triplet waits for its next member", least=0.01)
+    max_drift: float = _option(
+        1.0,
+        "A that the specimen may move between two members beyond what it moved in the triplet before; "
+        "more than half a period of a lattice cannot be told from less; 0: no drift is taken out",
+        least=0,
     )
 
     sampling: float | None = _option(
@@ -129,6 +151,11 @@ class ServeConfig:
             port = endpoint.rpartition(":")[2]
             if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
                 raise ConfigError(f"{name}: expected tcp://HOST:PORT, a port up to 65535, got {endpoint!r}: correct it")
+        if self.dialect.startswith("dectris") and self.socket == "sub":
+            raise ConfigError(
+                f"dialect: expected socket 'pull' with {self.dialect!r}, got 'sub': the detector sends with PUSH, "
+                "so set socket = pull"
+            )
         if self.policy == "lossless" and self.socket == "sub":
             raise ConfigError(
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "

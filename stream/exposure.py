@@ -9,12 +9,31 @@ from dataclasses import dataclass
 
 from engine.atoms import Atoms
 from engine.frame import Frame
-from stream.messages import Message
+from stream.header import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """What three images of one exposure were before they lay on each other.
+
+    Attributes
+    ----------
+    members : tuple of int
+        The number of each frame; one, where they came as one message.
+    drift_px : tuple of (y, x)
+        The shift that was taken out of each image, in pixels.
+    drift_certain : bool
+        False where the three measurements between them contradict each other: a lattice vector was taken for none.
+    """
+
+    members: tuple[int, ...]
+    drift_px: tuple[tuple[float, float], ...]
+    drift_certain: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exposure:
-    """A frame received.
+    """A frame received, or three that make a triplet.
 
     Attributes
     ----------
@@ -28,6 +47,10 @@ class Exposure:
         None while unknown.
     dose_total_e_A2 : float
         Of all frames up to this one.
+    frames : int
+        Messages that its answer answers for.
+    triplet : Triplet or None
+        None for a single image.
     """
 
     message: Message
@@ -39,6 +62,8 @@ class Exposure:
     interval_s: float | None
     clock_difference_s: float | None
     dose_total_e_A2: float
+    frames: int = 1
+    triplet: Triplet | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

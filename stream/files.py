@@ -1,4 +1,4 @@
-"""Recorded frames: .npy, .tif, .png, .mrc in, one (H, W) array after another out, read when asked for.
+"""Recorded frames in, one (H, W) array after another out, read when asked for; those of vendors through formats.py.
 
 Files are as little to be trusted as the network: nothing is unpickled, sizes are checked before pixels are read.
 """
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import mrcfile
 import numpy as np
@@ -22,21 +22,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import FileError
+from engine.errors import ConfigError, FileError
+from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, Frames, Movie, read_folder, read_movie
 
 _MAX_PIXELS = 67_108_864
-_LENGTHS_A = {"angstrom": 1.0, "a": 1.0, "å": 1.0, "nm": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4, "micron": 1e4}
 _TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
 _NPY = b"\x93NUMPY"
-_PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
-
-
-class _Frames(Protocol):
-    """(H, W) arrays by number; a (T, H, W) array is one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +46,7 @@ class Recording:
     path: Path
     shape: tuple[int, int]
     sampling_A: float | None
-    _frames: _Frames
+    _frames: Frames
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -80,21 +71,23 @@ class Recording:
 
 
 def read_frames(path: Path) -> Recording:
-    """Open a file of one frame (H, W) or of many (T, H, W).
+    """Open a file of one frame (H, W) or of many (T, H, W), or a folder of OneView-IS frames.
 
     Raises
     ------
     FileError
         Not there, not of a known kind, damaged, without real numbers, or with frames over 67 million pixels.
+    ConfigError
+        Of a kind whose reader is not installed.
     """
-    reader = _READERS.get(path.suffix.lower())
+    reader = _read_oneview if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise FileError(f"{path}: expected a name in {', '.join(_READERS)}, got {path.suffix!r}: convert the file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a reader only warns of, it can read
             return reader(path)
-    except FileError:
+    except (FileError, ConfigError):
         raise
     except Exception as error:  # the readers' parsers raise whatever they come upon, SyntaxError included
         raise _unreadable(path, error) from None
@@ -133,7 +126,7 @@ def _unreadable(path: Path, error: Exception) -> FileError:
 
 def _recording(
     path: Path,
-    frames: _Frames,
+    frames: Frames,
     shape: Sequence[int],
     dtype: np.dtype[Any],
     sampling_A: float | None = None,
@@ -174,7 +167,7 @@ def _read_mrc(path: Path) -> Recording:
         frames, voxel_A = _stack(mrc.data), (float(mrc.voxel_size.y), float(mrc.voxel_size.x))
     # Programs that know no pixel size write 0, or 1 exactly.
     square = math.isclose(*voxel_A, rel_tol=1e-4) and not math.isclose(voxel_A[0], 1, rel_tol=1e-6)
-    known = square and _PLAUSIBLE_A[0] < voxel_A[0] < _PLAUSIBLE_A[1]
+    known = square and PLAUSIBLE_A[0] < voxel_A[0] < PLAUSIBLE_A[1]
     return _recording(path, frames, frames.shape, frames.dtype, voxel_A[0] if known else None)
 
 
@@ -216,7 +209,7 @@ def _read_tiff(path: Path) -> Recording:
         sampling_A = _tiff_sampling_A(tiff)
         if series.dataoffset is not None and not coloured:
             dtype = np.dtype(series.dtype).newbyteorder("<" if tiff.byteorder == "<" else ">")
-            frames: _Frames = np.memmap(path, dtype, "r", series.dataoffset, shape)
+            frames: Frames = np.memmap(path, dtype, "r", series.dataoffset, shape)
         elif len(series.pages) == shape[0] and len(tiff.series) == 1:
             frames = _TiffPages(series)
         else:
@@ -235,11 +228,28 @@ def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:
     if count_x * units_y != count_y * units_x or count_x == 0:
         return None
     named = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").replace("\\u00C5", "å").lower()
-    unit_A = _LENGTHS_A.get(named)
+    unit_A = LENGTHS_A.get(named)
     if unit_A is None:
         unit_A = _TIFF_UNITS_A.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None
     sampling_A = None if unit_A is None else unit_A * units_x / count_x
-    return sampling_A if sampling_A and _PLAUSIBLE_A[0] < sampling_A < _PLAUSIBLE_A[1] else None
+    return sampling_A if sampling_A and PLAUSIBLE_A[0] < sampling_A < PLAUSIBLE_A[1] else None
+
+
+def _read_oneview(path: Path) -> Recording:
+    return _of_movie(path, read_folder(path))
+
+
+def _read_other(path: Path) -> Recording:
+    with path.open("rb"):  # a missing file is told as for any other kind
+        pass
+    return _of_movie(path, read_movie(path))
+
+
+def _of_movie(path: Path, movie: Movie) -> Recording:
+    with movie.opened:
+        recording = _recording(path, movie.frames, movie.shape, movie.dtype, movie.sampling_A)
+        recording._open.enter_context(movie.opened.pop_all())  # a file that was refused is closed here
+        return recording
 
 
 _READERS: dict[str, Callable[[Path], Recording]] = {
@@ -248,4 +258,5 @@ _READERS: dict[str, Callable[[Path], Recording]] = {
     ".tiff": _read_tiff,
     ".png": _read_png,
     ".mrc": _read_mrc,
+    **dict.fromkeys(SUFFIXES, _read_other),
 }

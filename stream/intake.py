@@ -13,11 +13,14 @@ from engine.frame import Frame
 from stream.accounting import Accounting
 from stream.clock import ClockDifference, FrameInterval
 from stream.config import ServeConfig
+from stream.dialects import find_dialect
 from stream.exposure import Exposure
-from stream.messages import Message, Part, Rules, decode
+from stream.header import Message, Part, Rules, SeriesEnd, SeriesStart
 from stream.metrics import Metrics
 from stream.references import References, mean_dose
-from stream.series import SeriesTracker
+from stream.series import Place, SeriesTracker
+
+_SLACK = 3  # how far the members of a triplet may be out of order
 
 
 class Intake:
@@ -30,27 +33,66 @@ class Intake:
         accounting: Accounting,
         metrics: Metrics,
         now: Callable[[], float] = time.perf_counter,
+        triplets: bool = False,
     ) -> None:
         self._config = config
         self._dark_mean = references.dark_mean
         self._accounting = accounting
         self._metrics = metrics
         self._now = now
-        self._tracker = SeriesTracker()
+        self._dialect = find_dialect(config.dialect)
+        self._start: SeriesStart | None = None
+        self._ended = False
+        self._members_begun = False
+        # Three frames of one `series` come in any order, and so do the members of a triplet by any rule.
+        self._one_series = triplets and config.triplets == "series"
+        self._tracker = SeriesTracker(_SLACK if triplets and config.triplets != "rolling" else 0)
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(
-            round(config.max_frame_MB * 1e6), config.max_frame_pixels, config.axis_order, config.saturated_counts
+            round(config.max_frame_MB * 1e6),
+            config.max_frame_pixels,
+            config.axis_order,
+            config.saturated_counts,
+            config.channel,
         )
         self.interval_s: float | None = None
         self.clock_difference_s: float | None = None
 
-    def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure:
-        """Read and book one message; FrameError with its reason where it is no frame that can be processed."""
-        message = decode(parts, self.rules)
+    def split(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+        """The messages that came at once."""
+        return self._dialect.split(parts)
+
+    def expose(self, parts: Sequence[Part], arrival_s: float, arrival_since_1970_s: float) -> Exposure | None:
+        """Read and book one message; None where it holds no frame but tells of a series.
+
+        FrameError with its reason where it is nothing that can be used.
+        """
+        decoded = self._dialect.decode(parts, self.rules, self._start)
+        match decoded:
+            case SeriesStart():
+                self._begin(decoded)
+                return None
+            case SeriesEnd():
+                self._tracker.end(decoded.series)
+                self._ended = True
+                return None
+        return self._expose(decoded, arrival_s, arrival_since_1970_s)
+
+    def _begin(self, start: SeriesStart) -> None:
+        """A series begins, or more is said of the one that has begun."""
+        before = self._start
+        if before is not None and not self._ended and start.series in (None, before.series):
+            start = SeriesStart(before.series, before.keys | start.keys)
+        self._start, self._ended = start, False
+        if start.series is not None:
+            self._tracker.begin(start.series)
+
+    def _expose(self, message: Message, arrival_s: float, arrival_since_1970_s: float) -> Exposure:
         timestamp_s = message.timestamp_s
-        place = self._tracker.place(message.series, message.number)
-        self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
+        place = self._place(message)
+        if place.step is None or place.step > 0:
+            self.interval_s = self._interval.add(place.step, message.frame_interval_s, timestamp_s, arrival_s)
         self.clock_difference_s = self._clock.add(timestamp_s, arrival_since_1970_s)
         sampling_A = message.sampling_A or self._config.sampling
         dose_e_A2 = self._dose(message, sampling_A)
@@ -73,6 +115,12 @@ class Intake:
             clock_difference_s=self.clock_difference_s,
             dose_total_e_A2=dose_total_e_A2,
         )
+
+    def _place(self, message: Message) -> Place:
+        if self._one_series and message.pixels.ndim == 2:  # `series` names the triplet
+            begun, self._members_begun = self._members_begun, True
+            return Place(1, 0, 1 if begun else None)
+        return self._tracker.place(message.series, message.number)
 
     def _dose(self, message: Message, sampling_A: float | None) -> float | None:
         """As the sender says, else as configured, else from the counts."""

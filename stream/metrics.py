@@ -77,18 +77,23 @@ class Metrics:
         if interval_s is not None:
             self._interval.set(interval_s)
 
-    def dropped(self, reason: str) -> None:
-        """One frame will not be answered."""
-        self._dropped[reason].inc()
+    def dropped(self, reason: str, frames: int = 1) -> None:
+        """One frame will not be answered, or several alike."""
+        self._dropped[reason].inc(frames)
 
     def processed(
-        self, latency_s: float, in_time: bool | None, stages_s: Mapping[str, float], class_id: NDArray[np.uint8]
+        self,
+        latency_s: float,
+        in_time: bool | None,
+        stages_s: Mapping[str, float],
+        class_id: NDArray[np.uint8],
+        frames: int = 1,
     ) -> None:
-        """One frame was answered."""
-        self._processed.inc()
+        """One frame was answered, or the several that made a triplet."""
+        self._processed.inc(frames)
         self._latency.observe(latency_s)
         if in_time is False:
-            self._late.inc()
+            self._late.inc(frames)
         for stage, seconds in stages_s.items():
             self._stages[stage].observe(seconds)
         for gauge, count in zip(self._atoms, np.bincount(class_id, minlength=len(self._atoms)), strict=False):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.prepare import fill
 from engine.spec import ModelSpec
-from stream.exposure import Answer
+from stream.exposure import Answer, Triplet
 from stream.messages import encode_result
 from stream.receiver import endpoint_error
 
@@ -94,7 +94,16 @@ def atoms_header(answer: Answer, model: dict[str, Any]) -> dict[str, Any]:
         "in_time": answer.in_time,
         "warnings": answer.located.warnings,
         "header": message.header,
+        **triplet_header(exposure.triplet),
     }
+
+
+def triplet_header(triplet: Triplet | None) -> dict[str, Any]:
+    """The keys that only a triplet has."""
+    if triplet is None:
+        return {}
+    drift_px = [[round(y, 3), round(x, 3)] for y, x in triplet.drift_px]
+    return {"members": triplet.members, "drift_px": drift_px, "drift_certain": triplet.drift_certain}
 
 
 def preview_header(answer: Answer, picture: NDArray[np.uint8]) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, FileError
 from stream.files import pixel_size_A, read_frames, read_index
+from stream.formats import is_movie_folder
+from stream.pause import KEYS, Pause, listen
 from stream.sender import Exposure, add_sender_arguments, run_sender
 
 HELP = "publish recorded frames as acquisition software would"
@@ -23,7 +26,7 @@ def find_recordings(files: list[Path], index: Path | None, sampling_A: float | N
         if not files:
             raise ConfigError("Expected files to replay, or --index, got neither: name some")
         for path in files:
-            if path.is_dir():
+            if path.is_dir() and not is_movie_folder(path):
                 raise FileError(
                     f"{path}: expected a file, got a folder: name its files, or an index of it with --index"
                 )
@@ -62,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, metavar="CSV", help="index with the columns file, sampling_A_per_px")
     add_sender_arguments(parser)
     parser.add_argument("--loop", action="store_true", help="again and again")
+    parser.add_argument("--paused", action="store_true", help=f"begin paused; in a terminal {KEYS}")
     parser.add_argument("--dose", type=float, help="e/A^2 in a frame, if known")
     parser.add_argument("--source", default="replay", metavar="NAME", help="what the header calls the sender (replay)")
 
@@ -81,4 +85,10 @@ def run(options: argparse.Namespace) -> int:
         header |= {"exposure": 1 / options.rate, "frame_interval": 1 / options.rate}
     if options.dose is not None:
         header["dose"] = options.dose
-    return run_sender(exposures(recordings, header, options.loop), options)
+    pause = Pause(options.paused)
+    with listen(pause) as keys:
+        if options.paused and not keys:
+            raise ConfigError("--paused: expected a terminal to go on from, got none: leave it out")
+        if keys:
+            print(f"Keys: {KEYS}", file=sys.stderr, flush=True)
+        return run_sender(exposures(recordings, header, options.loop), options, pause.wait)

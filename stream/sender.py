@@ -89,18 +89,21 @@ def send_frames(
     rate_Hz: float,
     sent: Sent,
     *,
+    hold: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Number, stamp and send every exposure, at `rate_Hz` or, where that is 0, as fast as they are taken.
 
-    `sent` counts while it runs, so that an interrupt does not lose the count. Who falls behind goes on at the same
+    `sent` counts while it runs, so that an interrupt does not lose the count. `hold` is called before every frame and
+    returns once that may leave. Who falls behind goes on at the same
     rate: a burst to make up for it is nothing that a camera does.
     """
     interval_s = 1 / rate_Hz if rate_Hz else 0.0
     started = due = clock()
     for pixels, header in exposures:
+        hold()
         late = clock() - due
         if late < 0:
             sleep(-late)
@@ -112,7 +115,9 @@ def send_frames(
         due += interval_s
 
 
-def run_sender(exposures: Iterable[Exposure], options: argparse.Namespace) -> int:
+def run_sender(
+    exposures: Iterable[Exposure], options: argparse.Namespace, hold: Callable[[], None] = lambda: None
+) -> int:
     """Wait for a receiver, send everything, say on stderr what went out; Ctrl-C ends it as cleanly."""
     sent = Sent()
     bind = options.connect is None
@@ -121,7 +126,7 @@ def run_sender(exposures: Iterable[Exposure], options: argparse.Namespace) -> in
             how = f"{options.socket.upper()} {'bound to' if bind else 'connected to'} {sender.endpoint}"
             print(f"{how}, waiting for a receiver", file=sys.stderr, flush=True)
             sender.wait_for_receiver()
-            send_frames(exposures, sender, options.rate, sent)
+            send_frames(exposures, sender, options.rate, sent, hold=hold)
     except KeyboardInterrupt:
         pass
     print(sent, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 A new value of `series` begins a series; so does frame 0 or 1 after a later one, and a sender that keeps counting up
 from an earlier number. A single frame with an earlier number, or left over from a series that has ended, is refused.
+Detectors that tell of a start and an end may do so twice, or not to us.
 """
 
 from __future__ import annotations
@@ -21,45 +22,80 @@ class Place:
 
     epoch: int
     missing: int
-    step: int | None  # None for the first of a series
+    step: int | None  # None for the first of a series; negative for one that came late, but in time
 
 
 class SeriesTracker:
-    """Follows the frame numbers of one source. For one thread."""
+    """Follows the frame numbers of one source. For one thread.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    slack : int
+        A frame less than so many numbers behind the newest is in time. What is missing is counted so much later.
+    """
+
+    def __init__(self, slack: int = 0) -> None:
+        self._slack = slack
         self._series: str | int | None = None
-        self._last: int | None = None
+        self._known = False  # whether there was any series
+        self._over = False  # the sender said that it has ended
+        self._last: int | None = None  # the newest number; None for a series that was announced and has no frame yet
+        self._counted = 0  # up to here what is missing was counted
+        self._seen: set[int] = set()  # numbers that the slack holds
         self._epoch = 0
         self._ended: deque[str | int | None] = deque(maxlen=_REMEMBERED)
         self._behind: tuple[str | int | None, int, int] = (None, 0, 0)  # series, number, how many in a row
 
+    def begin(self, series: str | int) -> None:
+        """The sender says that a series begins: whatever its first number, it is not late. Twice is as good as once."""
+        if not self._known or series != self._series or self._over:
+            self._change(series)
+
+    def end(self, series: str | int | None) -> None:
+        """The sender says that a series has ended. Frames of it that are still on their way are taken."""
+        self._over = self._over or (self._known and series == self._series)
+
     def place(self, series: str | int | None, number: int) -> Place:
         """Where the frame stands; FrameError "frame_jumped_back" for a late one."""
-        if self._last is None:
-            return self._begin(series, number)
-        same = series == self._series
-        late = number <= self._last if same else series in self._ended
+        same = self._known and series == self._series
+        if not self._known or (same and self._last is None):
+            return self._first(series, number)
+        last = -1 if self._last is None else self._last
+        if same and last - self._slack < number < last and number not in self._seen:
+            self._seen.add(number)
+            return Place(self._epoch, 0, number - last)
+        late = number <= last if same else series in self._ended
         if late and number > 1 and not self._restarted(series, number):
             raise FrameError(
                 "frame_jumped_back",
-                f"Expected a frame after number {self._last} of series {self._series!r:.80}, "
+                f"Expected a frame after number {last} of series {self._series!r:.80}, "
                 f"got {number} of {series!r:.80}: begin a new series, or count up",
             )
-        if late or not same:
-            return self._begin(series, number)
-        step, self._last = number - self._last, number
-        self._behind = (None, 0, 0)
-        return Place(self._epoch, step - 1, step)
+        return self._first(series, number) if late or not same else self._next(number, last)
 
-    def _begin(self, series: str | int | None, number: int) -> Place:
-        if self._last is not None and series != self._series:
-            self._ended.append(self._series)
-            if series in self._ended:
-                self._ended.remove(series)
-        self._series, self._last, self._behind = series, number, (None, 0, 0)
+    def _next(self, number: int, last: int) -> Place:
+        settled = max(self._counted, number - self._slack)
+        self._seen.add(number)
+        missing = settled - self._counted - sum(self._counted < one <= settled for one in self._seen)
+        self._last, self._counted = number, settled
+        self._seen = {one for one in self._seen if one > number - self._slack}
+        self._behind = (None, 0, 0)
+        return Place(self._epoch, missing, number - last)
+
+    def _first(self, series: str | int | None, number: int) -> Place:
+        self._change(series)
+        self._last = self._counted = number
+        self._seen = {number}
         self._epoch += 1
         return Place(self._epoch, 0, None)
+
+    def _change(self, series: str | int | None) -> None:
+        if self._known and series != self._series:
+            self._ended.append(self._series)
+        if series in self._ended:
+            self._ended.remove(series)
+        self._series, self._known, self._over, self._last = series, True, False, None
+        self._behind = (None, 0, 0)
 
     def _restarted(self, series: str | int | None, number: int) -> bool:
         before, last, count = self._behind

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from threading import Event, Thread
@@ -18,8 +19,10 @@ import zmq
 from engine.detector import Detector
 from engine.errors import FrameError
 from stream.accounting import REASONS, Accounting, Totals
+from stream.alignment import Stacker
 from stream.config import ServeConfig
 from stream.exposure import Answer, Exposure, Located
+from stream.header import Part
 from stream.intake import Intake
 from stream.journal import Journal
 from stream.metrics import Metrics
@@ -48,7 +51,10 @@ class Service:
     def __init__(self, config: ServeConfig, detector: Detector) -> None:
         self._config = config
         self._detector = detector
-        self._references = References.read(config.dark_reference, config.gain_reference)
+        references = References.read(config.dark_reference, config.gain_reference)
+        # The images of a triplet are corrected before they are moved onto each other, not after.
+        self._stacker = Stacker(config, references) if detector.spec.channels == 3 else None
+        self._references = references if self._stacker is None else References()
         self._model = model_header(detector.spec, detector.backend)
         self._slot: Slot[Exposure] = LatestSlot() if config.policy == "latest" else BoundedQueue(config.queue_frames)
         self._turns = Turns()
@@ -68,7 +74,7 @@ class Service:
         self.metrics = Metrics(
             config.source_name, detector.spec.name, detector.backend, detector.spec.classes, self._slot.__len__
         )
-        self._intake = Intake(config, self._references, self.accounting, self.metrics)
+        self._intake = Intake(config, references, self.accounting, self.metrics, triplets=self._stacker is not None)
         self.status: dict[str, Any] = self._status(self._begun_s)
 
     def __enter__(self) -> Self:
@@ -107,8 +113,8 @@ class Service:
             until_s = time.monotonic() + _FINISH_S
             for engine in self._engines:
                 engine.join(max(0.0, until_s - time.monotonic()))
-        for _ in self._slot.drain():
-            self._drop("stopping")
+        for exposure in self._slot.drain():
+            self._drop("stopping", exposure.frames)
         for engine in self._engines:
             engine.join()
         self._handover.close()
@@ -130,18 +136,41 @@ class Service:
                 self._journal.fault("connection", error)
                 self._stopping.wait(_TICK_S)
                 continue
-            if parts is None:
-                continue
-            arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
-            self.accounting.received(arrival_s)
-            self.metrics.received()
-            try:
-                exposure = self._intake.expose(parts, arrival_s, arrival_since_1970_s)
-            except Exception as error:
+            for message in [] if parts is None else self._intake.split(parts):
+                self._take(message)
+            if self._stacker is not None:
+                for incomplete in self._stacker.expire(time.perf_counter()):
+                    self._refuse(incomplete)
+        if self._stacker is not None:
+            self._drop("stopping", self._stacker.waiting)
+
+    def _take(self, parts: Sequence[Part]) -> None:
+        """Make an exposure of a message and hand it on. What only tells of a series is no frame, and not booked."""
+        arrival_s, arrival_since_1970_s = time.perf_counter(), time.time()
+        exposure, error = None, None
+        try:
+            exposure = self._intake.expose(parts, arrival_s, arrival_since_1970_s)
+        except Exception as caught:
+            error = caught
+        if exposure is None and error is None:
+            return
+        self.accounting.received(arrival_s)
+        self.metrics.received()
+        if error is not None:
+            self._refuse(error)
+        elif exposure is not None:
+            self._hand_on(exposure)
+
+    def _hand_on(self, exposure: Exposure) -> None:
+        """To the engine thread; where the model takes three images, once there are three."""
+        ready: Exposure | None = exposure
+        if self._stacker is not None:
+            ready, refused = self._stacker.add(exposure)
+            for error in refused:
                 self._refuse(error)
-                continue
-            if self._slot.put(exposure) is not None:
-                self._drop("stopping" if self._stopping.is_set() else "superseded")
+        lost = None if ready is None else self._slot.put(ready)
+        if lost is not None:
+            self._drop("stopping" if self._stopping.is_set() else "superseded", lost.frames)
 
     # ---- engine threads ----
 
@@ -152,7 +181,7 @@ class Service:
                 located: Located | None = self._locate(exposure)
             except Exception as error:
                 located = None
-                self._refuse(error)
+                self._refuse(error, exposure.frames)
             with self._turns.turn(number):
                 if located is not None:
                     self._handover.put(located)
@@ -179,7 +208,7 @@ class Service:
                 try:
                     self._answer(located, taken_s)
                 except Exception as error:
-                    self._refuse(error)
+                    self._refuse(error, located.exposure.frames)
             try:
                 self._send_events()
                 if taken_s >= next_status_s:
@@ -197,9 +226,10 @@ class Service:
         atoms, answer = located.atoms, Answer.of(located, answered_s)
         self._begin_series(located.exposure)
         self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
+        frames = located.exposure.frames
         stages_s = answer.stages_s | {"publish": time.perf_counter() - answered_s}
-        self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id)
-        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
+        self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id, frames)
+        self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms), frames)
         self._send_preview(answer)
 
     def _send_preview(self, answer: Answer) -> None:
@@ -253,14 +283,15 @@ class Service:
 
     # ---- any thread ----
 
-    def _refuse(self, error: Exception) -> None:
+    def _refuse(self, error: Exception, frames: int = 1) -> None:
         reason = error.reason if isinstance(error, FrameError) and error.reason in REASONS else "internal"
         self._journal.fault(reason, error)
-        self._drop(reason)
+        self._drop(reason, frames)
 
-    def _drop(self, reason: str) -> None:
-        self.accounting.dropped(reason)
-        self.metrics.dropped(reason)
+    def _drop(self, reason: str, frames: int = 1) -> None:
+        if frames:
+            self.accounting.dropped(reason, frames)
+            self.metrics.dropped(reason, frames)
 
     def _tell_fault(self, reason: str, message: str) -> None:
         self._events.append({"event": "fault", "reason": reason, "message": message})

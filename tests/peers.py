@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+CACHE = Path(__file__).parents[1] / ".peers"
+INSTALL_S = 600
 
 
 def find(*names: str) -> str:
@@ -16,10 +23,36 @@ def find(*names: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
-    reason = f"expected one of {', '.join(names)} on the PATH, found none: install it to run this test"
+    lacking(f"expected one of {', '.join(names)} on the PATH, found none: install it to run this test")
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test, or fail where peers are required."""
     if os.environ.get("ATOMSTREAM_PEERS") == "required":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def install(name: str, *requirements: str) -> Path:
+    """The Python of an environment of its own with these packages, made once and kept."""
+    folder = CACHE / name
+    python = folder / "bin/python"
+    complete = folder / "complete"
+    wanted = "\n".join(requirements)
+    if complete.exists() and complete.read_text() == wanted:
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+    for command in ([sys.executable, "-m", "venv", folder], pip):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_S)
+        except subprocess.TimeoutExpired:
+            lacking(f"expected {', '.join(requirements)} to install within {INSTALL_S} s: try again")
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or ["nothing said"]
+            lacking(f"expected {', '.join(requirements)} to install, got {told[-1]:.200}: check the network")
+    complete.write_text(wanted)
+    return python
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +77,9 @@ def promtool() -> str:
 def systemd_analyze() -> str:
     """The checker of systemd's units."""
     return find("systemd-analyze")
+
+
+@pytest.fixture(scope="session")
+def tickit() -> Path:
+    """The Python that runs Diamond's simulated detectors; their cbor2 is older than ours."""
+    return install("tickit-devices", "tickit-devices==0.4.1", "cbor2<6")

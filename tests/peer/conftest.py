@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import chromium, prometheus, promtool, systemd_analyze  # noqa: F401 - fixtures
+from tests.peers import chromium, prometheus, promtool, systemd_analyze, tickit  # noqa: F401 - fixtures
 
 COMMAND = Path(sys.executable).with_name("atomstream")
 END_S = 30

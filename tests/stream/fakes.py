@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ SPEC = ModelSpec(
     separation_A=0.8,
     trained={"sampling_A": (0.05, 0.75)},
 )
+
+TRIPLETS = replace(SPEC, channels=3)
 
 
 @dataclass

@@ -91,3 +91,16 @@ def test_percentiles_forget_what_is_long_past() -> None:
         books.received(0.0)
         books.processed(1.0, 1.0 if number < 1000 else 0.01, 0.01, True, 0)
     assert books.totals().latency_ms == {"p50": 10.0, "p99": 10.0}
+
+
+def test_an_answer_for_three_frames() -> None:
+    books = Accounting()
+    for _ in range(9):
+        books.received(0.0)
+    books.processed(1.0, 0.01, 0.01, True, 100, frames=3)
+    books.processed(1.0, 0.01, 0.01, False, 200, frames=3)
+    books.dropped("superseded", 3)
+    totals = books.totals()
+    assert balanced(totals)
+    assert (totals.processed, totals.dropped, totals.waiting) == (6, {"superseded": 3}, 0)
+    assert (totals.atoms_mean, totals.in_time) == (150, round(3 / 9, 4))

@@ -107,6 +107,11 @@ class TestTogether:
         assert "a PUB silently drops frames for a slow SUB" in refused(policy="lossless")
         assert read_config(None, {"policy": "lossless", "socket": "pull"}).policy == "lossless"
 
+    @pytest.mark.parametrize("dialect", ["dectris-v1", "dectris-v2"])
+    def test_detectors_push(self, dialect: str) -> None:
+        assert f"dialect: expected socket 'pull' with '{dialect}', got 'sub'" in refused(dialect=dialect)
+        assert read_config(None, {"dialect": dialect, "socket": "pull"}).dialect == dialect
+
     @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "x" * 65, "a\n"])
     def test_a_source_name_fits_in_a_topic_and_a_label(self, name: str) -> None:
         assert refused(source_name=name).startswith("source_name: expected 1 to 64 of ")

@@ -136,7 +136,7 @@ class TestBadFiles:
             self.refuse(tmp_path / f"none{suffix}", "No such file")
 
     def test_of_no_known_kind(self, tmp_path: Path) -> None:
-        self.refuse(tmp_path / "a.dm4", r"expected a name in \.npy, .*got '\.dm4'")
+        self.refuse(tmp_path / "a.xyz", r"expected a name in \.npy, .*got '\.xyz'")
 
     @pytest.mark.parametrize("suffix", [".npy", ".tif", ".png", ".mrc"])
     @pytest.mark.parametrize("content", [b"", b"hello", bytes(2000), b"II*\0\xff\xff\xff\xff", b"\x93NUMPY\x01\x00"])

@@ -16,6 +16,8 @@ from stream.intake import Intake
 from stream.messages import encode
 from stream.metrics import Metrics
 from stream.references import References
+from tests.stream import test_dectris_v1 as v1
+from tests.stream.test_dectris_v2 import END, IMAGE, START, START_OF_A_SIMULATOR
 
 
 class Source:
@@ -29,7 +31,9 @@ class Source:
 
     def take(self, number: int = 1, arrival_s: float = 0.0, since_1970_s: float = 0.0, **keys: Any) -> Exposure:
         pixels = np.full((2, 2), 100, np.uint16)
-        return self.intake.expose(encode(pixels, frame=number, **keys), arrival_s, since_1970_s)
+        exposure = self.intake.expose(encode(pixels, frame=number, **keys), arrival_s, since_1970_s)
+        assert exposure is not None
+        return exposure
 
 
 def test_sampling_of_the_header_before_that_of_the_configuration() -> None:
@@ -93,6 +97,64 @@ class TestTime:
         for number in (1, 4):
             source.take(number)
         assert source.books.totals().missing == 2
+
+
+class TestDetector:
+    """A source that tells of its series: the recorded messages of a detector, through the dialect it was configured."""
+
+    def take(self, source: Source, message: bytes, number: int | None = None) -> Exposure | None:
+        if number is not None:
+            message = message.replace(b"image_id\3", b"image_id%c" % number)
+        return source.intake.expose([message], 0.0, 0.0)
+
+    def test_start_and_end_are_no_frames_and_may_come_twice(self) -> None:
+        source = Source(dialect="dectris-v2", socket="pull")
+        for message in (START, START):
+            assert self.take(source, message) is None
+        exposures = [self.take(source, IMAGE, number) for number in (3, 4)]
+        for message in (END, END):
+            assert self.take(source, message) is None
+        exposures.append(self.take(source, IMAGE, 5))
+        assert [one and (one.epoch, one.frame.sampling_A, one.frame.dose_e_A2) for one in exposures] == [
+            (1, 0.1, 900)
+        ] * 3
+        assert source.books.totals().dose_total_e_A2 == 2700
+
+    def test_a_late_receiver_takes_what_the_configuration_says(self) -> None:
+        source = Source(dialect="dectris-v2", socket="pull", sampling=0.3)
+        exposure = self.take(source, IMAGE)
+        assert exposure is not None
+        assert (exposure.frame.sampling_A, exposure.message.number) == (0.3, 3)
+
+    def test_frames_of_the_series_before_are_dropped(self) -> None:
+        source = Source(dialect="dectris-v2", socket="pull", sampling=1)
+        self.take(source, IMAGE)
+        self.take(source, START.replace(b"series_id\7", b"series_id\x08"))
+        with pytest.raises(FrameError) as caught:
+            self.take(source, IMAGE, 4)
+        assert caught.value.reason == "frame_jumped_back"
+
+    def test_what_an_ended_series_said_does_not_hold_for_one_of_the_same_number(self) -> None:
+        source = Source(dialect="dectris-v2", socket="pull", sampling=1)
+        for message in (START, END, START_OF_A_SIMULATOR):
+            self.take(source, message)
+        exposure = self.take(source, IMAGE)
+        assert exposure is not None
+        assert exposure.frame.sampling_A == 1
+
+    def test_a_configuration_that_comes_as_a_message_of_its_own_belongs_to_the_series(self) -> None:
+        source = Source(dialect="dectris-v1", socket="pull", sampling=1)
+        for parts in ([v1.HEADER], [v1.CONFIG], v1.FLATFIELD):
+            assert source.intake.expose(parts, 0.0, 0.0) is None
+        source.intake.expose(v1.IMAGES[2], 0.0, 0.0)
+        assert source.intake.interval_s == 0.04
+
+    def test_a_clock_that_stands_still_is_no_latency(self) -> None:
+        source = Source(dialect="dectris-v2", socket="pull", sampling=1)
+        for number in (3, 4):
+            exposure = source.intake.expose([IMAGE.replace(b"image_id\3", b"image_id%c" % number)], 0.0, 100.0 * number)
+            assert exposure is not None
+            assert exposure.transport_s == 0
 
 
 def test_limits_and_saturation_of_the_configuration() -> None:

@@ -18,6 +18,7 @@ from stream.messages import DTYPES, Rules, decode, decode_result, encode, encode
 HEADER: dict[str, Any] = {"htype": "array-1.0", "shape": [2, 3], "type": "uint16", "frame": 7}
 BLOB = b"\x01\x00\x02\x00\x03\x00\x04\x00\x05\x00\x00\x01"  # 1 2 3 / 4 5 256
 PIXELS = [[1, 2, 3], [4, 5, 256]]
+BITSHUFFLED = bytes.fromhex("000000129eaaaaccccf0f000ff000100500000000000")  # 0 1 2 ... 15
 
 
 def parts(blob: bytes = BLOB, /, **changes: Any) -> list[bytes]:
@@ -53,6 +54,22 @@ class TestRecorded:
         message = decode([header, BLOB])
         assert message.pixels.tolist() == PIXELS
         assert message.header == {"timeStamp": 1.5, "ndattr": {"Gain": 2}}
+
+    def test_areadetector_from_1_4(self) -> None:
+        """htype is a text, the slowest axis comes first, and the codec of ADCompression is named."""
+        header = (
+            b'{"htype":"array-1.0","type":"uint16","shape":[2,3],"frame":7,"timeStamp":1.5,"encoding":"lz4",'
+            b'"ndattr":{}}'
+        )
+        blob = bytes.fromhex("c0010002000300040005000001")
+        message = decode([header, blob])
+        assert message.pixels.tolist() == PIXELS
+        assert message.header == {"timeStamp": 1.5, "ndattr": {}}
+
+    def test_areadetector_bitshuffled(self) -> None:
+        header = b'{"htype":"array-1.0","type":"uint16","shape":[2,8],"frame":7,"encoding":"bslz4"}'
+        message = decode([header, BITSHUFFLED])
+        assert message.pixels.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]]
 
     def test_every_optional_key(self) -> None:
         header = (
@@ -193,6 +210,11 @@ class TestRefused:
             ("unknown_dtype", parts(type="O")),
             ("unknown_dtype", parts(type=["uint16"])),
             ("unknown_encoding", parts(encoding="lz4<")),
+            ("unknown_encoding", parts(encoding="jpeg")),
+            ("bad_compression", parts(encoding="lz4")),
+            ("bad_compression", parts(BLOB[:-1], encoding="bslz4")),
+            ("bad_compression", parts(encoding="lz4hdf5")),
+            ("too_large", parts(b"", encoding="lz4", shape=[60_000, 60_000])),
             ("unknown_encoding", parts(encoding=["none"])),
             ("size_mismatch", parts(BLOB[:-1])),
             ("size_mismatch", parts(BLOB + b"\0")),

@@ -55,6 +55,14 @@ def test_a_frame_from_arrival_to_answer(metrics: Metrics) -> None:
     assert value(metrics, "queue_frames") == 3
 
 
+def test_an_answer_for_three_frames(metrics: Metrics) -> None:
+    metrics.processed(0.01, False, {}, np.zeros(5, np.uint8), frames=3)
+    metrics.dropped("superseded", 3)
+    assert value(metrics, "frames_processed_total") == value(metrics, "deadline_missed_total") == 3
+    assert value(metrics, "frames_dropped_total", reason="superseded") == 3
+    assert value(metrics, "latency_seconds_count") == 1
+
+
 def test_build_and_process(metrics: Metrics) -> None:
     text = generate_latest(metrics.registry).decode()
     assert 'atomstream_build_info{backend="openvino int8",model="graphene",source="cam",version="' in text

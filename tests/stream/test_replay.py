@@ -14,6 +14,7 @@ import zmq
 from engine.errors import ConfigError, FileError
 from stream import replay
 from stream.messages import Message, decode
+from tests.stream.test_formats import write_dm
 
 STACK = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
 
@@ -101,3 +102,20 @@ def test_mistakes_are_told_before_the_first_frame(folder: Path) -> None:
         replay.run(parse())
     with pytest.raises(ConfigError, match="--sampling: expected a number over 0, got -1"):
         replay.run(parse(folder / "a.npy", "--sampling", "-1"))
+
+
+def test_frames_of_vendors_and_their_folders(folder: Path) -> None:
+    frames = folder / "Hour_00/Minute_00/Second_00"
+    frames.mkdir(parents=True)
+    for number in range(2):
+        write_dm(frames / f"a_Frame_{number:04}.dm4", STACK[number])
+    messages = replayed(2, folder, "--rate", 0)
+    np.testing.assert_array_equal([message.pixels for message in messages], STACK)
+    assert [message.sampling_A for message in messages] == [pytest.approx(0.125)] * 2
+    (message,) = replayed(1, frames / "a_Frame_0000.dm4", "--sampling", 0.3)
+    assert message.sampling_A == 0.3
+
+
+def test_paused_needs_a_terminal(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--paused: expected a terminal"):
+        replay.run(parse(folder / "a.npy", "--sampling", 1, "--paused"))

@@ -101,6 +101,16 @@ def test_rate_zero_does_not_wait() -> None:
     assert wire.sent_at == [100.0] * 3
 
 
+def test_a_sender_that_was_held_goes_on_at_the_rate() -> None:
+    wire, held_s = Wire(), iter([0.0, 5.0, 0.0])
+
+    def hold() -> None:
+        wire.time_s += next(held_s)
+
+    send_frames(three_frames(), wire, 10, Sent(), hold=hold, clock=lambda: wire.time_s, sleep=wire.sleep)  # type: ignore[arg-type]
+    assert wire.sent_at == [100.0, 105.0, 105.1]
+
+
 def test_an_endpoint_in_use_is_told() -> None:
     with Sender(ANY_PORT) as first, pytest.raises(ConfigError, match=r"Expected an endpoint.*in use.*choose another"):
         Sender(first.endpoint)

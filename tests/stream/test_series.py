@@ -89,3 +89,87 @@ def test_numbers_only_rise_within_an_epoch(frames: list[tuple[str | None, int]])
     for (epoch, series, number), (after, next_series, next_number) in pairwise(kept):
         assert after in (epoch, epoch + 1)
         assert after > epoch or (next_series == series and next_number > number)
+
+
+class TestAnnounced:
+    """Detectors that tell of start and end."""
+
+    def test_whatever_the_first_number(self) -> None:
+        tracker = SeriesTracker()
+        tracker.place(7, 5)
+        tracker.begin(3)
+        assert tracker.place(3, 40) == Place(2, 0, None)
+        assert tracker.place(3, 42) == Place(2, 1, 2)
+
+    def test_twice_is_once(self) -> None:
+        tracker = SeriesTracker()
+        tracker.begin(3)
+        tracker.place(3, 4)
+        tracker.begin(3)
+        assert tracker.place(3, 5) == Place(1, 0, 1)
+        for _ in range(2):
+            tracker.end(3)
+        assert tracker.place(3, 6) == Place(1, 0, 1)
+
+    def test_the_same_series_again_after_its_end(self) -> None:
+        tracker = SeriesTracker()
+        tracker.begin(1)
+        tracker.place(1, 9)
+        tracker.end(1)
+        tracker.begin(1)
+        assert tracker.place(1, 5) == Place(2, 0, None)
+
+    def test_leftovers_of_the_series_before_are_refused(self) -> None:
+        tracker = SeriesTracker()
+        tracker.place(7, 5)
+        tracker.begin(8)
+        with pytest.raises(FrameError, match="after number -1 of series 8, got 6 of 7"):
+            tracker.place(7, 6)
+        assert tracker.place(8, 0) == Place(2, 0, None)
+
+    def test_a_detector_that_restarted_counts_its_series_from_1(self) -> None:
+        tracker = SeriesTracker()
+        for series in (1, 2, 3):
+            tracker.begin(series)
+            tracker.place(series, 5)
+        tracker.begin(1)
+        assert tracker.place(1, 5).epoch == 4
+        with pytest.raises(FrameError):
+            tracker.place(3, 6)
+
+    def test_an_end_of_another_series_or_of_none_is_nothing(self) -> None:
+        tracker = SeriesTracker()
+        tracker.end(4)
+        tracker.place(5, 0)
+        tracker.end(4)
+        tracker.begin(5)
+        assert tracker.place(5, 1) == Place(1, 0, 1)
+
+
+class TestSlack:
+    def places(self, *numbers: int) -> list[int | None]:
+        """What is missing before each; None for one that was refused."""
+        tracker, missing = SeriesTracker(slack=3), list[int | None]()
+        for number in numbers:
+            try:
+                missing.append(tracker.place("a", number).missing)
+            except FrameError:
+                missing.append(None)
+        return missing
+
+    def test_out_of_order_within_it_is_in_time_and_not_missing(self) -> None:
+        assert self.places(0, 2, 1, 5, 4, 3, 6, 7, 8, 9) == [0] * 10
+
+    def test_what_does_not_come_is_counted_once_it_cannot(self) -> None:
+        assert self.places(0, 1, 3, 4, 5, 6) == [0, 0, 0, 0, 1, 0]
+        assert self.places(0, 1000) == [0, 997]
+
+    def test_repeated_and_later_ones_are_refused(self) -> None:
+        assert self.places(4, 5, 7, 6, 6, 5, 7, 4, 8) == [0, 0, 0, 0, None, None, None, None, 0]
+
+    def test_a_late_one_has_a_negative_step(self) -> None:
+        tracker = SeriesTracker(slack=3)
+        tracker.place("a", 0)
+        tracker.place("a", 2)
+        assert tracker.place("a", 1) == Place(1, 0, -1)
+        assert tracker.place("a", 3) == Place(1, 0, 1)

@@ -17,7 +17,8 @@ from engine.frame import Frame
 from stream.config import ServeConfig
 from stream.messages import Result, encode
 from stream.service import Service
-from tests.stream.fakes import ANY_PORT, PATIENCE_S, FakeDetector, Gate, bench, wait_until
+from tests.stream.fakes import ANY_PORT, PATIENCE_S, TRIPLETS, FakeDetector, Gate, bench, wait_until
+from tests.stream.test_dectris_v2 import END, IMAGE, START
 
 
 class TestAnswers:
@@ -192,7 +193,7 @@ class TestHostile:
             ("unknown_dtype", [header.replace(b"uint16", b"string"), blob]),
             ("size_mismatch", [header, blob[:-2]]),
             ("too_large", [header.replace(b"[4, 5]", b"[4000, 50000]"), blob]),
-            ("unknown_encoding", [header.replace(b"{", b'{"encoding": "lz4", ', 1), blob]),
+            ("unknown_encoding", [header.replace(b"{", b'{"encoding": "jpeg", ', 1), blob]),
             ("empty_frame", [header.replace(b"[4, 5]", b"[0, 5]"), b""]),
             ("no_sampling", [header, blob]),
         ]
@@ -287,6 +288,124 @@ class TestSeries:
             ("series_end", "b"),
             ("stopping", None),
         ]
+
+    def test_what_a_detector_tells_of_a_series_is_no_frame(self) -> None:
+        with bench(policy="lossless", dialect="dectris-v2") as peers:
+            for message in (START, IMAGE, END, END, b"?"):
+                peers.sender.send(message)
+            answer = peers.next("atoms").header
+            assert peers.until_settled(2) == {"not_cbor": 1}
+            totals = peers.service.accounting.totals()
+        assert (answer["frame"], answer["series"], answer["shape"], answer["sampling_A"]) == (3, 7, [2, 8], 0.1)
+        assert (totals.received, totals.processed) == (2, 1)
+
+    def test_several_messages_that_come_at_once_are_each_booked(self) -> None:
+        with bench(policy="lossless", dialect="dectris-v2") as peers:
+            peers.sender.send_multipart([START, IMAGE, b"?", IMAGE.replace(b"image_id\3", b"image_id\4"), END])
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [3, 4]
+            assert peers.until_settled(3) == {"not_cbor": 1}
+
+
+class TestTriplets:
+    """A detector of three channels; the x of its one atom is the mean of all pixels."""
+
+    def test_three_messages_of_one_series(self) -> None:
+        detector = FakeDetector(TRIPLETS)
+        with bench(detector, policy="lossless") as peers:
+            for number, defocus in ((2, 0), (0, 50), (1, -50)):
+                peers.send(number, series="a", defocus=defocus, dose=10.0)
+            answer = peers.next("atoms")
+            assert peers.until_settled(3) == {}
+            totals = peers.service.accounting.totals()
+        header, (frame,) = answer.header, detector.seen
+        assert (totals.received, totals.processed, totals.waiting, totals.atoms_mean) == (3, 3, 0, 1)
+        assert (header["frame"], header["series"], header["members"]) == (2, "a", [1, 2, 0])
+        assert (header["dose_e_A2"], header["dose_total_e_A2"]) == (30, 30)
+        assert (header["drift_px"], header["drift_certain"]) == ([[0, 0]] * 3, True)
+        assert frame.defocus_A == (-50, 0, 50)
+        assert frame.pixels[:, 0, 0].tolist() == [1, 2, 0]
+        assert answer.arrays["x"].tolist() == [1]
+
+    def test_one_message_of_three_images(self) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
+            peers.send(7, np.full((3, 4, 5), 9, np.uint16), defocus=[-50, 0, 50])
+            header = peers.next("atoms").header
+            assert peers.until_settled(1) == {}
+        assert (header["frame"], header["members"], header["shape"]) == (7, [7], [4, 5])
+
+    def test_every_three_frames(self) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless", triplets="count") as peers:
+            for number in (0, 2, 1, 3, 5, 4):
+                peers.send(number, frame_interval=0.5)
+            headers = [peers.next("atoms").header for _ in range(2)]
+            totals = peers.service.accounting.totals()
+        assert [header["members"] for header in headers] == [[0, 1, 2], [3, 4, 5]]
+        assert headers[-1]["frame_interval_ms"] == 1500
+        assert totals.missing == 0
+
+    def test_rolling(self) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless", triplets="rolling") as peers:
+            for number in range(5):
+                peers.send(number, frame_interval=0.5)
+            headers = [peers.next("atoms").header for _ in range(3)]
+            assert peers.until_settled(5) == {}
+            totals = peers.service.accounting.totals()
+        assert [header["members"] for header in headers] == [[0, 1, 2], [3, 1, 2], [3, 4, 2]]
+        assert [header["frame"] for header in headers] == [2, 3, 4]
+        assert headers[-1]["frame_interval_ms"] == 500
+        assert totals.processed == 5
+
+    def test_an_incomplete_one_is_given_up_and_told(self) -> None:
+        with bench(FakeDetector(TRIPLETS), triplet_timeout=0.05) as peers:
+            for number in (0, 1):
+                peers.send(number, series="a")
+            assert peers.until_settled(2) == {"triplet_incomplete": 2}
+            fault = peers.next("event").header
+        assert (fault["reason"], fault["event"]) == ("triplet_incomplete", "fault")
+
+    def test_a_superseded_one_counts_for_all_its_frames(self) -> None:
+        gate = Gate()
+        with bench(FakeDetector(TRIPLETS, before_infer=gate), triplets="count") as peers:
+            for number in range(3):
+                peers.send(number)
+            assert gate.reached.wait(PATIENCE_S)
+            for number in range(3, 9):
+                peers.send(number)
+            wait_until(lambda: peers.service.accounting.totals().dropped == {"superseded": 3})
+            gate.open.set()
+            assert peers.until_settled(9) == {"superseded": 3}
+            assert peers.service.accounting.totals().processed == 6
+
+    def test_a_fault_of_the_engine_counts_for_all_its_frames(self) -> None:
+        with bench(FakeDetector(TRIPLETS), triplets="count") as peers:
+            for number in range(3):
+                peers.send(number, sampling=2.0)
+            assert peers.until_settled(3) == {"sampling_out_of_range": 3}
+
+    def test_what_waits_at_the_end_is_counted(self) -> None:
+        with bench(FakeDetector(TRIPLETS)) as peers:
+            for number in (0, 1):
+                peers.send(number, series="a")
+            wait_until(lambda: peers.service.accounting.totals().received == 2)
+        totals = peers.service.accounting.totals()
+        assert (totals.dropped, totals.waiting) == ({"stopping": 2}, 0)
+
+    def test_references_are_applied_before_the_images_are_moved(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "dark.npy", np.full((4, 5), 100))
+        detector = FakeDetector(TRIPLETS)
+        with bench(detector, triplets="count", dark_reference=str(tmp_path / "dark.npy")) as peers:
+            for number in range(3):
+                peers.send(number, np.full((4, 5), 150, np.uint16))
+            peers.next("atoms")
+            for number in range(3, 6):
+                peers.send(number, np.full((5, 5), 150, np.uint16))
+            assert peers.until_settled(6) == {"shape_out_of_range": 3}
+        assert (detector.seen[0].pixels == 50).all()
+
+    def test_one_image_where_three_are_wanted_is_told(self) -> None:
+        with bench(FakeDetector(TRIPLETS)) as peers:
+            peers.send(1)
+            assert peers.until_settled(1) == {"missing_key": 1}
 
 
 class TestStatus:

@@ -1,0 +1,210 @@
+"""Formats of microscope vendors: DM3, DM4, EMD, SER, HDF5, and folders of OneView-IS frames. Read when asked for.
+
+RosettaSciIO is under the GPL and comes with the extra `formats` only: it is imported once such a file is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ConfigError, FileError
+
+LENGTHS_A = {
+    "angstrom": 1.0,
+    "a": 1.0,
+    "å": 1.0,
+    "nm": 10.0,
+    "pm": 0.01,
+    "um": 1e4,
+    "µm": 1e4,
+    "μm": 1e4,  # with the Greek letter, not the sign
+    "micron": 1e4,
+    "mm": 1e7,
+    "m": 1e10,
+}
+PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
+_READERS = {".dm3": "digitalmicrograph", ".dm4": "digitalmicrograph", ".emd": "emd", ".ser": "tia"}
+_HDF5 = (".h5", ".hdf5", ".hdf")
+SUFFIXES = (*_READERS, *_HDF5)
+_ONEVIEW = re.compile(r"Hour_(\d+)/Minute_(\d+)/Second_(\d+)/[^/]*_Frame_(\d+)\.dm[34]$")
+_MAX_CHUNK_BYTES = 2**30  # what is uncompressed at once, whatever part of it is wanted
+
+
+class Frames(Protocol):
+    """(H, W) arrays by number; a (T, H, W) array is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Movie:
+    """Frames of one file or folder, not checked yet.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (T, H, W).
+    sampling_A : float or None
+        Pixel size, where the file says it beyond doubt.
+    opened : ExitStack
+        Closes the file.
+    """
+
+    frames: Frames
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sampling_A: float | None
+    opened: ExitStack = field(default_factory=ExitStack)
+
+
+def read_movie(path: Path) -> Movie:
+    """Open a file by its suffix, one of SUFFIXES; whatever its reader raises where it is damaged."""
+    suffix = path.suffix.lower()
+    return _read_hdf5(path) if suffix in _HDF5 else _read_vendor(path, _READERS[suffix])
+
+
+def is_movie_folder(path: Path) -> bool:
+    """Whether it holds frames as OneView-IS writes them: Hour_00/Minute_00/Second_00/..._Frame_0000.dm4."""
+    return path.is_dir() and next(_oneview(path), None) is not None
+
+
+def read_folder(path: Path) -> Movie:
+    """Open the frames of a OneView-IS folder in the order they were taken; all have the shape of the first."""
+    found = sorted(_oneview(path))
+    if not found:
+        raise FileError(
+            f"{path}: expected a folder with Hour_00/Minute_00/Second_00/*_Frame_0000.dm4, got none: name its files"
+        )
+    files = [file for _, file in found]
+    first = read_movie(files[0])
+    return Movie(_Files(files, first.shape[1:]), (len(files), *first.shape[1:]), first.dtype, first.sampling_A)
+
+
+def _oneview(path: Path) -> Any:
+    """When each frame was taken, and its file."""
+    for file in path.rglob("*_Frame_*.dm[34]"):
+        found = _ONEVIEW.search(file.as_posix())
+        if found is not None:
+            yield tuple(int(number) for number in found.groups()), file
+
+
+def _load(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = "rosettasciio" if name.startswith("rsciio") else name
+        raise ConfigError(
+            f"Expected the package {package} for files of this format, got none: pip install 'atomstream[formats]'"
+        ) from None
+
+
+class _Lazy:
+    """Frames of an array that reads what is asked for."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        part = self._array[number]
+        # In this thread: the files are small, and other threads have work.
+        return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+
+
+class _Single:
+    """One frame, read when asked for."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        return np.asarray(self._array[...])
+
+
+class _Files:
+    """Frames that are files of their own."""
+
+    def __init__(self, files: Sequence[Path], shape: tuple[int, ...]) -> None:
+        self._files = files
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        path = self._files[number]
+        pixels = read_movie(path).frames[0]
+        if pixels.shape != self._shape:
+            raise ValueError(f"{path.name} of {pixels.shape} where the first frame has {self._shape}")
+        return pixels
+
+
+def _read_vendor(path: Path, reader: str) -> Movie:
+    read: Callable[..., list[dict[str, Any]]] = _load(f"rsciio.{reader}").file_reader
+    images = [one for one in read(str(path), lazy=True) if _is_image(one)]
+    if not images:
+        raise FileError(f"{path}: expected images, got none: is it a spectrum?")
+    # The first is the picture; an EMD of Velox also holds what was derived from it.
+    array, axes = images[0]["data"], images[0]["axes"]
+    array = array[None] if array.ndim == 2 else array
+    return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]))
+
+
+def _is_image(signal: Mapping[str, Any]) -> bool:
+    """Two axes of an image last, one more of time or none."""
+    axes = signal["axes"]
+    return len(axes) == signal["data"].ndim in (2, 3) and not any(axis.get("navigate") for axis in axes[-2:])
+
+
+def _axes_sampling_A(axes: Sequence[Mapping[str, Any]]) -> float | None:
+    """Pixel size of two axes that agree on a length."""
+    sizes = [
+        float(axis.get("scale") or 0) * LENGTHS_A.get(str(axis.get("units") or "").strip().lower(), 0.0)
+        for axis in axes
+    ]
+    plausible = PLAUSIBLE_A[0] < sizes[0] < PLAUSIBLE_A[1] and math.isclose(*sizes, rel_tol=1e-3)
+    return sizes[0] if plausible else None
+
+
+def _read_hdf5(path: Path) -> Movie:
+    """The largest dataset of frames. Nothing in it says a pixel size that every program means alike."""
+    h5py = _load("h5py")
+    with ExitStack() as opened:
+        file = opened.enter_context(h5py.File(path, "r"))
+        found: list[Any] = []
+
+        def look(_: str, item: Any) -> None:
+            # A dataset whose bytes are in another file would read whatever that names.
+            if isinstance(item, h5py.Dataset) and item.ndim in (2, 3) and not item.is_virtual and item.external is None:
+                found.append(item)
+
+        file.visititems(look)
+        images = [one for one in found if one.dtype.kind in "uif" and one.size]
+        if not images:
+            raise FileError(f"{path}: expected a dataset (H, W) or (T, H, W) of numbers, got none: name another file")
+        largest = max(images, key=lambda one: (one.size, one.name))
+        if largest.chunks and math.prod(largest.chunks) * largest.dtype.itemsize > _MAX_CHUNK_BYTES:
+            raise FileError(
+                f"{path}: expected chunks of at most {_MAX_CHUNK_BYTES} bytes, got larger ones: write it anew"
+            )
+        single = largest.ndim == 2
+        shape = (1, *largest.shape) if single else tuple(largest.shape)
+        return Movie(_Single(largest) if single else _Lazy(largest), shape, largest.dtype, None, opened.pop_all())

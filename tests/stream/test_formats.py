@@ -1,0 +1,295 @@
+"""Files of microscope vendors: their frames, their pixel size, and what is damaged or missing."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import rsciio.emd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from engine.errors import ConfigError, FileError
+from stream.files import read_frames
+from stream.formats import is_movie_folder
+
+STACK = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5) * 1000
+NM = 0.0125  # of a pixel
+_DM_TYPES = {"int16": (1, 2), "float32": (2, 6), "uint16": (10, 4), "int32": (7, 3), "complex64": (3, 6)}
+_SER_TYPES = {"uint16": 2, "int16": 5, "float32": 7}
+
+
+class DigitalMicrograph:
+    """The tags of a DM3 or DM4 file, written as Gatan's software does."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.long = ">q" if version == 4 else ">l"
+
+    def file(self, pixels: NDArray[Any], scale: float, units: str) -> bytes:
+        code, element = _DM_TYPES[pixels.dtype.name]
+        dimensions = [
+            self.group(
+                "", self.value("Origin", 6, "<f", 0.0), self.value("Scale", 6, "<f", one), self.text("Units", unit)
+            )
+            for one, unit in [(scale, units)] * 2 + [(1.0, "s")] * (pixels.ndim - 2)
+        ]
+        brightness = self.group("Brightness", self.text("Units", ""), self.value("Scale", 6, "<f", 1.0))
+        data = self.group(
+            "ImageData",
+            self.group("Calibrations", brightness, self.group("Dimension", *dimensions)),
+            self.tag("Data", [20, element, pixels.size * (2 if pixels.dtype.kind == "c" else 1)], pixels.tobytes()),
+            self.value("DataType", 5, "<L", code),
+            self.group("Dimensions", *(self.value("", 5, "<L", size) for size in pixels.shape[::-1])),
+            self.value("PixelDepth", 5, "<L", pixels.itemsize),
+        )
+        image = self.group("", data, self.group("ImageTags"), self.text("Name", "frame"))
+        root = self.content(self.group("ImageList", image))
+        return (
+            struct.pack(">l", self.version) + struct.pack(self.long, len(root)) + struct.pack(">l", 1) + root + bytes(8)
+        )
+
+    def content(self, *tags: bytes) -> bytes:
+        return b"\1\0" + struct.pack(self.long, len(tags)) + b"".join(tags)
+
+    def group(self, name: str, *tags: bytes) -> bytes:
+        return self.named(20, name, self.content(*tags))
+
+    def value(self, name: str, code: int, form: str, value: float) -> bytes:
+        return self.tag(name, [code], struct.pack(form, value))
+
+    def text(self, name: str, text: str) -> bytes:
+        return self.tag(name, [20, 4, len(text)], text.encode("utf-16-le"))
+
+    def tag(self, name: str, kind: list[int], content: bytes) -> bytes:
+        described = b"".join(struct.pack(self.long, one) for one in [len(kind), *kind])
+        return self.named(21, name, b"%%%%" + described + content)
+
+    def named(self, kind: int, name: str, content: bytes) -> bytes:
+        size = struct.pack(">q", len(content)) if self.version == 4 else b""
+        return struct.pack(">BH", kind, len(name)) + name.encode() + size + content
+
+
+def write_dm(path: Path, pixels: NDArray[Any], scale: float = NM, units: str = "nm") -> None:
+    path.write_bytes(DigitalMicrograph(int(path.suffix[-1])).file(pixels, scale, units))
+
+
+def write_ser(path: Path, pixels: NDArray[Any]) -> None:
+    """A series of images as TIA writes it; its rows go up."""
+    count, height, width = pixels.shape
+    first = struct.pack("<HHHLLLL", 0x4949, 0x0197, 0x0210, 0x4122, 0x4152, count, count)
+    dimension = struct.pack("<LddL", count, 0.0, 1.0, 0) + struct.pack("<L", 6) + b"Number" + struct.pack("<L", 0)
+    offsets_at = len(first) + 8 + len(dimension)
+    elements = [
+        struct.pack("<ddLddLHLL", 0.0, NM * 1e-9, 0, 0.0, NM * 1e-9, 0, _SER_TYPES[one.dtype.name], width, height)
+        + one[::-1].tobytes()
+        + struct.pack("<HHL", 0x4152, 0, 1_700_000_000)
+        for one in pixels
+    ]
+    data_at = offsets_at + 8 * count
+    offsets = [data_at + number * len(elements[0]) for number in range(count)]
+    tags = [offset + len(elements[0]) - 8 for offset in offsets]
+    table = struct.pack(f"<{2 * count}L", *offsets, *tags)
+    path.write_bytes(first + struct.pack("<LL", offsets_at, 1) + dimension + table + b"".join(elements))
+
+
+def write_emd(path: Path, pixels: NDArray[Any]) -> None:
+    names = ["z", "y", "x"][-pixels.ndim :]
+    axes = [
+        {
+            "name": name,
+            "size": size,
+            "offset": 0.0,
+            "scale": NM,
+            "units": "nm",
+            "navigate": name == "z",
+            "index_in_array": at,
+        }
+        for at, (name, size) in enumerate(zip(names, pixels.shape, strict=True))
+    ]
+    signal = {
+        "data": pixels,
+        "axes": axes,
+        "metadata": {"General": {"title": "a"}, "Signal": {}},
+        "original_metadata": {},
+    }
+    rsciio.emd.file_writer(str(path), signal | {"learning_results": {}, "models": None, "package_info": {}})
+
+
+def write_hdf5(path: Path, pixels: NDArray[Any]) -> None:
+    with h5py.File(path, "w") as file:
+        file["entry/data/frames"] = pixels
+        file["entry/small"] = np.zeros((2, 2))
+        file["entry/names"] = np.array([[b"a", b"b"]])
+
+
+WRITERS = {".dm3": write_dm, ".dm4": write_dm, ".ser": write_ser, ".emd": write_emd, ".h5": write_hdf5}
+
+
+def read(path: Path) -> tuple[NDArray[Any], float | None]:
+    with read_frames(path) as recording:
+        frames = np.stack(list(recording))
+        assert frames.shape == (len(recording), *recording.shape)
+        assert frames.dtype.isnative
+        return frames, recording.sampling_A
+
+
+class TestGood:
+    @pytest.mark.parametrize("suffix", WRITERS)
+    def test_a_movie(self, tmp_path: Path, suffix: str) -> None:
+        WRITERS[suffix](tmp_path / f"a{suffix}", STACK)
+        frames, sampling_A = read(tmp_path / f"a{suffix}")
+        assert frames.dtype == STACK.dtype
+        np.testing.assert_array_equal(frames, STACK)
+        assert sampling_A == (None if suffix == ".h5" else pytest.approx(0.125))
+
+    @pytest.mark.parametrize("suffix", [".dm3", ".dm4", ".emd", ".h5"])
+    def test_one_frame(self, tmp_path: Path, suffix: str) -> None:
+        WRITERS[suffix](tmp_path / f"a{suffix}", STACK[1])
+        np.testing.assert_array_equal(read(tmp_path / f"a{suffix}")[0], STACK[1:2])
+
+    @pytest.mark.parametrize("dtype", ["int16", "float32", "int32"])
+    def test_types(self, tmp_path: Path, dtype: str) -> None:
+        write_dm(tmp_path / "a.dm4", STACK.astype(dtype) - 7)
+        np.testing.assert_array_equal(read(tmp_path / "a.dm4")[0], STACK.astype(dtype) - 7)
+
+    @pytest.mark.parametrize(
+        ("scale", "units", "sampling_A"),
+        [
+            (0.1, "Å", 0.1),
+            (12.5, "pm", 0.125),
+            (1.25e-5, "µm", 0.125),
+            (5.0, "1/nm", None),
+            (1.0, "", None),
+            (99, "µm", None),
+        ],
+    )
+    def test_pixel_size_where_it_is_beyond_doubt(
+        self, tmp_path: Path, scale: float, units: str, sampling_A: float | None
+    ) -> None:
+        write_dm(tmp_path / "a.dm4", STACK, scale, units)
+        assert read(tmp_path / "a.dm4")[1] == (sampling_A and pytest.approx(sampling_A))
+
+
+class TestOneView:
+    def write(self, folder: Path, when: tuple[int, int, int, int], pixels: NDArray[Any]) -> Path:
+        hour, minute, second, frame = when
+        seconds = folder / f"Hour_{hour:02}/Minute_{minute:02}/Second_{second:02}"
+        seconds.mkdir(parents=True, exist_ok=True)
+        path = seconds / f"Capture1_Hour_{hour:02}_Minute_{minute:02}_Second_{second:02}_Frame_{frame:04}.dm4"
+        write_dm(path, pixels)
+        return path
+
+    def test_frames_in_the_order_they_were_taken(self, tmp_path: Path) -> None:
+        times = [(0, 0, 9, 1), (0, 0, 10, 0), (0, 0, 9, 0), (0, 1, 0, 0), (1, 0, 0, 0)]
+        order = [1, 2, 0, 3, 4]
+        for when, value in zip(times, order, strict=True):
+            self.write(tmp_path, when, np.full((4, 5), value, np.uint16))
+        assert is_movie_folder(tmp_path)
+        frames, sampling_A = read(tmp_path)
+        assert frames[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
+        assert sampling_A == pytest.approx(0.125)
+
+    def test_another_shape_in_between_is_told(self, tmp_path: Path) -> None:
+        self.write(tmp_path, (0, 0, 0, 0), STACK[0])
+        odd = self.write(tmp_path, (0, 0, 0, 1), STACK[0, :3])
+        with read_frames(tmp_path) as recording, pytest.raises(FileError, match=odd.name):
+            recording[1]
+
+    def test_any_other_folder(self, tmp_path: Path) -> None:
+        write_dm(tmp_path / "a_Frame_0000.dm4", STACK[0])
+        assert not is_movie_folder(tmp_path)
+        with pytest.raises(FileError, match="expected a folder with Hour_00/Minute_00/Second_00"):
+            read_frames(tmp_path)
+
+
+class TestBad:
+    def refuse(self, path: Path, match: str) -> None:
+        with pytest.raises(FileError, match=match) as caught, read_frames(path) as recording:
+            list(recording)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("suffix", WRITERS)
+    def test_not_there_or_garbage(self, tmp_path: Path, suffix: str) -> None:
+        self.refuse(tmp_path / f"none{suffix}", "No such file")
+        for content in (b"", b"hello", bytes(3000), b"\0\0\0\4" + bytes(100), b"\x89HDF\r\n\x1a\n" + bytes(50)):
+            (tmp_path / f"a{suffix}").write_bytes(content)
+            self.refuse(tmp_path / f"a{suffix}", "expected ")
+
+    @pytest.mark.parametrize("suffix", WRITERS)
+    def test_half_written(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a{suffix}"
+        WRITERS[suffix](path, np.tile(STACK, (1, 8, 8)))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        self.refuse(path, "expected ")
+
+    def test_no_real_numbers(self, tmp_path: Path) -> None:
+        write_dm(tmp_path / "a.dm4", np.zeros((4, 4), np.complex64))
+        self.refuse(tmp_path / "a.dm4", "expected real numbers, got complex64")
+
+    def test_hdf5_without_frames(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["line"] = np.zeros(5)
+            file["text"] = np.array([[b"a"]])
+        self.refuse(tmp_path / "a.h5", "expected a dataset")
+
+    def test_hdf5_that_points_to_another_file_is_not_followed(self, tmp_path: Path) -> None:
+        np.arange(20, dtype=np.uint16).tofile(tmp_path / "secret")
+        write_hdf5(tmp_path / "other.h5", STACK)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("raw", (4, 5), np.uint16, external=[(str(tmp_path / "secret"), 0, 40)])
+            file["link"] = h5py.ExternalLink("other.h5", "entry/data/frames")
+            layout = h5py.VirtualLayout((3, 4, 5), np.uint16)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "entry/data/frames", (3, 4, 5))
+            file.create_virtual_dataset("virtual", layout)
+        self.refuse(tmp_path / "a.h5", "expected a dataset")
+
+    def test_an_hdf5_bomb_is_not_uncompressed(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("a", (40_000, 300, 200), np.uint8, chunks=(40_000, 300, 100), compression="gzip")
+        self.refuse(tmp_path / "a.h5", "expected chunks of at most 1073741824 bytes")
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file.create_dataset("b", (2, 60_000, 60_000), np.uint8, chunks=(1, 100, 100), compression="gzip")
+        self.refuse(tmp_path / "b.h5", "expected at most 67108864 pixels a frame")
+
+    @pytest.mark.parametrize("suffix", [".dm3", ".dm4", ".ser", ".h5"])
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_damaged_files_are_read_or_refused(self, tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+        good = tmp_path / f"good{suffix}"
+        if not good.exists():
+            WRITERS[suffix](good, STACK)
+        content = bytearray(good.read_bytes())
+        for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
+            content[at] = data.draw(st.sampled_from([0, 1, 0x7F]))
+        bad = tmp_path / f"bad{suffix}"
+        bad.write_bytes(content)
+        refusal = ""
+        try:
+            read(bad)
+        except FileError as error:
+            refusal = str(error)
+        assert refusal == "" or str(bad) in refusal
+
+
+class TestWithoutThePackages:
+    @pytest.mark.parametrize("suffix", [".dm4", ".h5"])
+    def test_it_is_told_in_one_line(self, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        WRITERS[suffix](tmp_path / f"a{suffix}", STACK)
+        for name in ("rsciio", "rsciio.digitalmicrograph", "h5py"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ConfigError, match=r"Expected the package (rosettasciio|h5py) .* 'atomstream\[formats\]'"):
+            read_frames(tmp_path / f"a{suffix}")
+
+    def test_nothing_of_it_is_imported_before_such_a_file_is_opened(self) -> None:
+        look = "import sys, stream.serve, stream.replay, stream.detect; print({'rsciio', 'h5py'} & {*sys.modules})"
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "set()"
