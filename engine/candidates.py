@@ -1,4 +1,4 @@
-"""What the kernel in kernels/peaks.cu found, in any order, to Atoms: sort, thin close rivals, leave out what is outside.
+"""What kernels/peaks.cu found, in any order, to Atoms: sort, thin close rivals, leave out what is outside.
 
 The two structures here are those of peaks.cu, field by field.
 """

@@ -182,7 +182,9 @@ class CupyDevice:
         try:
             yield
         except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise FrameError("no_memory", f"GPU expects free memory, got {one_line(error)}: free some, or bin") from None
+            raise FrameError(
+                "no_memory", f"GPU expects free memory, got {one_line(error)}: free some, or bin"
+            ) from None
         except (runtime.CUDARuntimeError, driver.CUDADriverError) as error:
             raise DeviceError(
                 f"GPU {self.index}: expected an answer, got {one_line(error)}: run atomstream doctor, then restart"

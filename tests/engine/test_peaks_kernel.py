@@ -98,9 +98,7 @@ class TestCandidates:
     def test_random_and_tied_maps(self, cuda_on_cpu, tiny_spec, shape, seed, separation_A):
         expect_same(cuda_on_cpu, random_maps(shape, seed), replace(tiny_spec, separation_A=separation_A))
 
-    @given(
-        peak=arrays(np.float32, shapes, elements=st.sampled_from([0, 0.25, 0.5, 1])), radius_A=st.floats(0.2, 1.6)
-    )
+    @given(peak=arrays(np.float32, shapes, elements=st.sampled_from([0, 0.25, 0.5, 1])), radius_A=st.floats(0.2, 1.6))
     def test_few_values_make_chains_of_rivals(self, cuda_on_cpu, tiny_spec, peak, radius_A):
         values = np.zeros((6, *peak.shape), np.float32)
         values[:2] = peak
@@ -119,7 +117,9 @@ class TestCandidates:
         expect_same(cuda_on_cpu, random_maps((16, 24), seed), tiny_spec, cells=cells)
 
     @given(
-        seed=st.integers(0, 10**6), scale=st.floats(0.3, 4), thresholds=st.tuples(*[st.sampled_from([0.25, 0.5, 1.0])] * 3)
+        seed=st.integers(0, 10**6),
+        scale=st.floats(0.3, 4),
+        thresholds=st.tuples(*[st.sampled_from([0.25, 0.5, 1.0])] * 3),
     )
     def test_classes_each_with_its_threshold(self, cuda_on_cpu, tiny_spec, seed, scale, thresholds):
         spec = replace(tiny_spec, classes=("Mo", "S", "S2"))
