@@ -33,6 +33,9 @@ class Device(Protocol):
     def name(self) -> str:
         """Of the hardware, for the cache key and the log."""
 
+    def bind(self) -> None:
+        """Make it the device of the calling thread, for libraries that ask which that is."""
+
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Device memory; FrameError "no_memory" where there is none left."""
 
@@ -71,6 +74,12 @@ class Device(Protocol):
 
     def capture(self, stream: Stream, steps: Callable[[], None]) -> Callable[[], None]:
         """What `steps` puts into the stream, not run now, as one thing to run."""
+
+    def address(self, array: Array) -> int:
+        """Where an array lies."""
+
+    def handle(self, stream: Stream) -> int:
+        """The stream as other libraries take it."""
 
     def errors(self) -> AbstractContextManager[None]:
         """Errors of the device's library as ours."""
@@ -114,6 +123,10 @@ class CupyDevice:
             for module in [cupy.RawModule(code=(KERNELS / file).read_text(), options=OPTIONS)]
             for name in names
         }
+
+    def bind(self) -> None:
+        with self.errors():
+            self._cupy.cuda.Device(self.index).use()
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self.errors():
@@ -174,6 +187,12 @@ class CupyDevice:
                 graph.launch(stream)
 
         return run
+
+    def address(self, array: Array) -> int:
+        return int(array.data.ptr)
+
+    def handle(self, stream: Stream) -> int:
+        return int(stream.ptr)
 
     @contextmanager
     def errors(self) -> Any:

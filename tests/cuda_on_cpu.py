@@ -52,6 +52,9 @@ class HostDevice:
         self._capturing: list[Callable[[], None]] | None = None
         self.log: list[tuple[Any, ...]] = []
 
+    def bind(self) -> None:
+        pass
+
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         self.log.append(("zeros", shape))
         return np.zeros(shape, dtype)
@@ -109,6 +112,12 @@ class HostDevice:
                 step()
 
         return run
+
+    def address(self, array: NDArray[Any]) -> int:
+        return int(array.ctypes.data)
+
+    def handle(self, stream: int) -> int:
+        return 1000 + stream
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
