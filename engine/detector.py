@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +20,21 @@ from engine.refine import refine
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 
-_BACKENDS = ("openvino",)
+_DEVICES = ("auto", "cpu", "cuda")
+_DEVICE_OF = {"openvino": "cpu", "tensorrt": "cuda", "torch": "cuda"}  # what each backend runs on
 _PRECISIONS = ("auto", "f32", "bf16", "int8")
 _TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
 _NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
+_LOG = logging.getLogger("atomstream")
 
 
 def load_detector(
-    model: str | Path, backend: str = "openvino", precision: str = "auto", threads: int | None = None
+    model: str | Path,
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    device: str | None = None,
+    memory_MB: float = 4096,
 ) -> Detector:
     """Load a shipped model by name, or one of your own by the path of its spec.
 
@@ -35,25 +43,42 @@ def load_detector(
     model : str or Path
         "graphene", or a .json file with its weights beside it.
     backend : str
-        "openvino".
+        "openvino" on the CPU; "tensorrt" or "torch" on a GPU; "auto" takes the first that works.
     precision : str
-        "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32.
+        "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32; on a GPU f16.
     threads : int, optional
         CPU threads; all cores unless told.
+    device : str, optional
+        "cpu", "cuda", or "auto": the GPU if it works, and if it is lost later the CPU takes over. Unless told, what the
+        backend runs on, and the CPU for "auto".
+    memory_MB : float
+        Of a GPU, roughly; larger frames run in strips.
 
     Raises
     ------
     ModelError
-        Unknown or damaged model; backend or precision that this machine or model does not have.
+        Unknown or damaged model; backend, precision or device that this machine or model does not have.
     """
-    if backend not in _BACKENDS:
-        raise ModelError(f"Expected a backend of {', '.join(_BACKENDS)}, got {backend!r}: choose one of these")
+    device = _choose_device(device, backend)
     path = find_spec(model)
     spec = ModelSpec.read(path)
-    precision = _choose_precision(precision, spec)
-    weights = verified_weights(spec, path.parent, ".int8.xml" if precision == "int8" else ".onnx")
-    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
-    return Detector(spec, OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads))
+    if device == "cpu":
+        return _load_on_cpu(spec, path.parent, precision, threads)
+    from engine.gpu import load_on_gpu
+
+    def on_cpu() -> Detector:
+        return _load_on_cpu(spec, path.parent, "auto", threads)
+
+    try:
+        fallback = on_cpu if device == "auto" else None
+        return load_on_gpu(
+            spec, path.parent, backend=backend, precision=precision, memory_MB=memory_MB, fallback=fallback
+        )
+    except ModelError as error:
+        if device == "cuda":
+            raise
+        _LOG.info("Computing on the CPU. %s", error)
+        return _load_on_cpu(spec, path.parent, precision, threads)
 
 
 class Detector:
@@ -110,6 +135,28 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _load_on_cpu(spec: ModelSpec, folder: Path, precision: str, threads: int | None) -> Detector:
+    precision = _choose_precision(precision, spec)
+    weights = verified_weights(spec, folder, ".int8.xml" if precision == "int8" else ".onnx")
+    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
+    return Detector(spec, OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads))
+
+
+def _choose_device(device: str | None, backend: str) -> str:
+    """The device, once it and the backend are known and go together. A backend that is named is not given up."""
+    for name, got, known in (("device", device, (None, *_DEVICES)), ("backend", backend, ("auto", *_DEVICE_OF))):
+        if got not in known:
+            raise ModelError(f"Expected a {name} of {', '.join(filter(None, known))}, got {got!r}: choose one of these")
+    if backend == "auto":
+        return device or "cpu"
+    needed = _DEVICE_OF[backend]
+    if device not in (None, "auto", needed):
+        raise ModelError(
+            f"Expected device {needed!r} with backend {backend!r}, got {device!r}: choose --device {needed}"
+        )
+    return needed
 
 
 def _choose_precision(precision: str, spec: ModelSpec) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import FrameError, ModelError
+from engine.errors import DeviceError, FrameError
 
 Array = Any  # of the device
 Stream = Any
@@ -23,6 +23,7 @@ Event = Any
 THREADS = 256  # of a block
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy
+_NO_MEMORY = 2  # cudaErrorMemoryAllocation: of pinned memory too
 _NAME = re.compile(r'extern "C" __global__ void (\w+)\(|^CONVERT\((\w+),', re.MULTILINE)
 
 
@@ -106,23 +107,31 @@ class CupyDevice:
     """
 
     def __init__(self, index: int = 0, memory_MB: float | None = None) -> None:
-        import cupy
-
+        try:
+            import cupy
+        except ImportError as error:
+            raise DeviceError(f"Expected CuPy, got {one_line(error)}: pip install atomstream[gpu]") from None
         self._cupy = cupy
         self.index = index
-        with self.errors():
-            cupy.cuda.Device(index).use()
-            properties = cupy.cuda.runtime.getDeviceProperties(index)
-            if memory_MB is not None:
-                cupy.get_default_memory_pool().set_limit(size=int(memory_MB * 1e6))
+        try:
+            with self.errors():
+                cupy.cuda.Device(index).use()
+                properties = cupy.cuda.runtime.getDeviceProperties(index)
+                if memory_MB is not None:
+                    cupy.get_default_memory_pool().set_limit(size=int(memory_MB * 1e6))
+                self._kernels = self._compile()
+        except (RuntimeError, ImportError) as error:  # a library of CUDA that CuPy does not find
+            raise DeviceError(f"Expected CuPy to start, got {one_line(error)}: pip install atomstream[gpu]") from None
         major, minor = properties["major"], properties["minor"]
         self.name = f"{properties['name'].decode()} sm_{major}{minor}"
-        self._kernels = {
-            name: module.get_function(name)
-            for file, names in kernel_files().items()
-            for module in [cupy.RawModule(code=(KERNELS / file).read_text(), options=OPTIONS)]
-            for name in names
-        }
+
+    def _compile(self) -> dict[str, Any]:
+        """Every kernel by its name; CuPy keeps what it compiled on disk."""
+        kernels: dict[str, Any] = {}
+        for file, names in kernel_files().items():
+            module = self._cupy.RawModule(code=(KERNELS / file).read_text(), options=OPTIONS)
+            kernels |= {name: module.get_function(name) for name in names}
+        return kernels
 
     def bind(self) -> None:
         with self.errors():
@@ -197,21 +206,21 @@ class CupyDevice:
     @contextmanager
     def errors(self) -> Any:
         """CuPy's errors as ours."""
-        runtime, driver = self._cupy.cuda.runtime, self._cupy.cuda.driver
+        cuda = self._cupy.cuda
         try:
             yield
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise FrameError(
-                "no_memory", f"GPU expects free memory, got {one_line(error)}: free some, or bin"
-            ) from None
-        except (runtime.CUDARuntimeError, driver.CUDADriverError) as error:
+        except (
+            cuda.memory.OutOfMemoryError,
+            cuda.runtime.CUDARuntimeError,
+            cuda.driver.CUDADriverError,
+            cuda.compiler.CompileException,
+        ) as error:
+            if isinstance(error, cuda.memory.OutOfMemoryError) or getattr(error, "status", None) == _NO_MEMORY:
+                said = f"GPU expects free memory, got {one_line(error)}: free some, or bin"
+                raise FrameError("no_memory", said) from None
             raise DeviceError(
                 f"GPU {self.index}: expected an answer, got {one_line(error)}: run atomstream doctor, then restart"
             ) from None
-
-
-class DeviceError(ModelError):
-    """A GPU that does not answer any more, or never did."""
 
 
 def one_line(error: BaseException) -> str:

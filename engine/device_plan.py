@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.candidates import CANDIDATE, parameters
-from engine.device import Array, Device, DeviceError, Stream
+from engine.device import Array, Device, Stream
 from engine.device_prepare import Preparation
+from engine.errors import DeviceError
 from engine.network import MAPS
 from engine.spec import ModelSpec
 from engine.strips import REACH_A, Strip, cut

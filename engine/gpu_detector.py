@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
-from engine.device import Device, DeviceError, one_line
+from engine.device import Device, one_line
 from engine.device_plan import DeviceNetwork, Kind, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
-from engine.errors import FrameError
+from engine.errors import DeviceError, FrameError
 from engine.frame import Frame
 from engine.network import Maps
 from engine.prepare import Prepared, network_shape

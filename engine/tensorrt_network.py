@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from engine.device import Array, Device, DeviceError, Stream
+from engine.device import Array, Device, Stream
 from engine.engine_cache import EngineCache, EngineKey
-from engine.errors import FrameError, ModelError
+from engine.errors import DeviceError, FrameError, ModelError
 from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
 from engine.tensorrt_module import Edition
 

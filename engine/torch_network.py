@@ -131,9 +131,8 @@ def _conv(inputs: Values, options: Options) -> Tensor:
     if (top, left) != (bottom, right):
         x = functional.pad(x, (left, right, top, bottom))
         top = left = 0
-    return functional.conv2d(
-        x, weight, bias, options.get("strides", [1, 1]), (top, left), options.get("dilations", [1, 1]), options.get("group", 1)
-    )
+    strides, dilations = options.get("strides", [1, 1]), options.get("dilations", [1, 1])
+    return functional.conv2d(x, weight, bias, strides, (top, left), dilations, options.get("group", 1))
 
 
 def _max_pool(inputs: Values, options: Options) -> Tensor:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Frame, FrameError, load_detector
-from engine.device import DeviceError
 from engine.device_plan import PLACES
+from engine.errors import DeviceError
 from engine.gpu_detector import DeviceMaps, GpuDetector
 from engine.network import Maps, OpenVinoNetwork
 from engine.shipped import find_spec, list_models

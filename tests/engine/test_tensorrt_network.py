@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine import FrameError, ModelError, tensorrt_network
-from engine.device import DeviceError
+from engine.errors import DeviceError
 from engine.tensorrt_build import Built, ShapeRange
 from engine.tensorrt_module import Edition
 from engine.tensorrt_network import EngineSource, TensorRtNetwork
