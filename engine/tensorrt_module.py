@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import ModelError
 
-INSTALL = "pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com, or pip install tensorrt-rtx"
+INSTALL = "pip install atomstream[gpu], or where it cannot be had atomstream[gpu-rtx]"
 
 _MODULES = ("tensorrt", "tensorrt_rtx")  # in this order: the first runs on every GPU from sm_75 on
 _OLDEST = 10  # strong typing came with it

@@ -23,6 +23,8 @@ REASONS = (
     "shape_out_of_range",
     "not_finite",
     "frame_jumped_back",
+    "no_engine",
+    "no_memory",
     "superseded",
     "stopping",
     "internal",
