@@ -180,6 +180,18 @@ def _cast(inputs: Values, options: Options) -> Tensor:
     return x.to(_TYPES[options["to"]])
 
 
+def _quantise(inputs: Values, options: Options) -> Tensor:
+    """With one scale; emulated, for a look at what INT8 costs: TensorRT is what computes in it."""
+    x, scale, zero = inputs
+    return (torch.round(x / scale) + zero).clamp(-128, 127).to(torch.int8)
+
+
+def _dequantise(inputs: Values, options: Options) -> Tensor:
+    x, scale, zero = inputs
+    along = [-1 if k == options.get("axis", 1) else 1 for k in range(x.ndim)] if scale.ndim else []
+    return (x.to(scale.dtype) - zero.to(scale.dtype).reshape(along)) * scale.reshape(along)
+
+
 _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
     "Add": lambda x, _: x[0] + x[1],
     "And": lambda x, _: x[0] & x[1],
@@ -188,6 +200,7 @@ _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
     "Concat": lambda x, o: torch.cat(x, dim=o["axis"]),
     "Constant": _constant,
     "Conv": _conv,
+    "DequantizeLinear": _dequantise,
     "Div": _div,
     "Equal": lambda x, _: x[0] == x[1],
     "Expand": lambda x, _: x[0].expand([int(size) for size in x[1]]),
@@ -195,6 +208,7 @@ _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
     "Max": lambda x, _: torch.maximum(x[0], x[1]),
     "MaxPool": _max_pool,
     "Mul": lambda x, _: x[0] * x[1],
+    "QuantizeLinear": _quantise,
     "Relu": lambda x, _: torch.relu(x[0]),
     "Reshape": _reshape,
     "Resize": _resize,
