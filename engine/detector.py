@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -94,11 +95,28 @@ class Detector:
         return self._network.backend
 
     def detect(self, frame: Frame) -> Atoms:
-        """The atoms of a frame; FrameError where `check` refuses it, whose warnings are not repeated here."""
+        """The atoms of a frame; FrameError where `check` refuses it, whose warnings are not repeated here.
+
+        Pixels may be anything that has `__dlpack__`: a GPU's, where the detector is on that GPU, are not copied down.
+        """
+        frame = self.take(frame)
         self.check(frame)
         prepared = self.prepare(frame)
         maps = self.infer(prepared)
         return self.locate(frame, prepared, maps)
+
+    def take(self, frame: Frame) -> Frame:
+        """The frame with pixels that this detector can read; the frame itself where it already can."""
+        if isinstance(frame.pixels, np.ndarray):
+            return frame
+        try:
+            return replace(frame, pixels=np.from_dlpack(frame.pixels))
+        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as error:
+            raise FrameError(
+                "unknown_dtype",
+                f"Engine expects pixels of NumPy or in memory that it can read, got {type(frame.pixels).__name__} "
+                f"({' '.join(str(error).split())}): copy them, or load the detector with device='cuda'",
+            ) from None
 
     def check(self, frame: Frame) -> tuple[str, ...]:
         """Warnings where a frame is outside of what the model was trained for; FrameError where it is far outside.
@@ -190,7 +208,7 @@ def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
             "shape_out_of_range",
             f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
         )
-    if pixels.dtype.kind == "f":
+    if pixels.dtype.kind == "f" and isinstance(pixels, np.ndarray):  # on a GPU to count them would be to wait for it
         lost = 1 - np.count_nonzero(np.isfinite(pixels)) / pixels.size
         if lost > _NOT_FINITE:
             raise FrameError(

@@ -1,4 +1,4 @@
-"""A device that runs kernels: what the GPU path asks of one, and CuPy's answer. The tests have a CPU's.
+"""A device that runs kernels: what the GPU path asks of one. CuPy answers in cupy_device.py, a CPU in the tests.
 
 Arrays, streams and events are the device's own and are handed on unseen. Nothing blocks unless it says so.
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
-
-from engine.errors import DeviceError, FrameError
 
 Array = Any  # of the device
 Stream = Any
@@ -23,7 +20,6 @@ Event = Any
 THREADS = 256  # of a block
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy
-_NO_MEMORY = 2  # cudaErrorMemoryAllocation: of pinned memory too
 _NAME = re.compile(r'extern "C" __global__ void (\w+)\(|^CONVERT\((\w+),', re.MULTILINE)
 
 
@@ -76,6 +72,12 @@ class Device(Protocol):
     def capture(self, stream: Stream, steps: Callable[[], None]) -> Callable[[], None]:
         """What `steps` puts into the stream, not run now, as one thing to run."""
 
+    def adopt(self, pixels: Any) -> Array | None:
+        """Somebody else's array as one of the device's, without a copy; None where it does not lie there."""
+
+    def follow(self, stream: Stream) -> None:
+        """Let the stream wait for what the calling thread has enqueued on its own, which may still make that array."""
+
     def address(self, array: Array) -> int:
         """Where an array lies."""
 
@@ -93,134 +95,6 @@ def kernel_files() -> dict[str, tuple[str, ...]]:
         names = _NAME.findall(path.read_text())
         files[path.name] = tuple(name or f"convert_{dtype}" for name, dtype in names)
     return files
-
-
-class CupyDevice:
-    """One NVIDIA GPU through CuPy.
-
-    Parameters
-    ----------
-    index : int
-        Which of several.
-    memory_MB : float, optional
-        Most that CuPy may take of the GPU's memory; TensorRT's share is beside it.
-    """
-
-    def __init__(self, index: int = 0, memory_MB: float | None = None) -> None:
-        try:
-            import cupy
-        except ImportError as error:
-            raise DeviceError(f"Expected CuPy, got {one_line(error)}: pip install atomstream[gpu]") from None
-        self._cupy = cupy
-        self.index = index
-        try:
-            with self.errors():
-                cupy.cuda.Device(index).use()
-                properties = cupy.cuda.runtime.getDeviceProperties(index)
-                if memory_MB is not None:
-                    cupy.get_default_memory_pool().set_limit(size=int(memory_MB * 1e6))
-                self._kernels = self._compile()
-        except (RuntimeError, ImportError) as error:  # a library of CUDA that CuPy does not find
-            raise DeviceError(f"Expected CuPy to start, got {one_line(error)}: pip install atomstream[gpu]") from None
-        major, minor = properties["major"], properties["minor"]
-        self.name = f"{properties['name'].decode()} sm_{major}{minor}"
-
-    def _compile(self) -> dict[str, Any]:
-        """Every kernel by its name; CuPy keeps what it compiled on disk."""
-        kernels: dict[str, Any] = {}
-        for file, names in kernel_files().items():
-            module = self._cupy.RawModule(code=(KERNELS / file).read_text(), options=OPTIONS)
-            kernels |= {name: module.get_function(name) for name in names}
-        return kernels
-
-    def bind(self) -> None:
-        with self.errors():
-            self._cupy.cuda.Device(self.index).use()
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        with self.errors():
-            return self._cupy.zeros(shape, dtype)
-
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        count = int(np.prod(shape))
-        with self.errors():
-            memory = self._cupy.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
-        return np.frombuffer(memory, dtype, count).reshape(shape)
-
-    def constant(self, values: NDArray[Any]) -> Array:
-        with self.errors():
-            return self._cupy.asarray(values)
-
-    def stream(self) -> Stream:
-        return self._cupy.cuda.Stream(non_blocking=True)
-
-    def event(self) -> Event:
-        return self._cupy.cuda.Event(block=True, disable_timing=True)
-
-    def record(self, event: Event, stream: Stream) -> None:
-        event.record(stream)
-
-    def wait(self, stream: Stream, event: Event) -> None:
-        stream.wait_event(event)
-
-    def synchronize(self, event: Event) -> None:
-        with self.errors():
-            event.synchronize()
-
-    def upload(self, stream: Stream, target: Array, source: NDArray[Any]) -> None:
-        with self.errors():
-            target.set(source, stream=stream)
-
-    def download(self, stream: Stream, target: NDArray[Any], source: Array) -> None:
-        with self.errors():
-            source.get(stream=stream, out=target, blocking=False)
-
-    def copy(self, stream: Stream, target: Array, source: Array) -> None:
-        with self.errors(), self._cupy.cuda.Device(self.index), stream:
-            target[...] = source
-
-    def launch(self, stream: Stream, kernel: str, count: int, *args: Any) -> None:
-        with self.errors(), self._cupy.cuda.Device(self.index), stream:
-            self._kernels[kernel]((-(-count // THREADS),), (THREADS,), args)
-
-    def capture(self, stream: Stream, steps: Callable[[], None]) -> Callable[[], None]:
-        with self.errors(), self._cupy.cuda.Device(self.index), stream:
-            stream.begin_capture()
-            try:
-                steps()
-            finally:
-                graph = stream.end_capture()
-
-        def run() -> None:
-            with self.errors():
-                graph.launch(stream)
-
-        return run
-
-    def address(self, array: Array) -> int:
-        return int(array.data.ptr)
-
-    def handle(self, stream: Stream) -> int:
-        return int(stream.ptr)
-
-    @contextmanager
-    def errors(self) -> Any:
-        """CuPy's errors as ours."""
-        cuda = self._cupy.cuda
-        try:
-            yield
-        except (
-            cuda.memory.OutOfMemoryError,
-            cuda.runtime.CUDARuntimeError,
-            cuda.driver.CUDADriverError,
-            cuda.compiler.CompileException,
-        ) as error:
-            if isinstance(error, cuda.memory.OutOfMemoryError) or getattr(error, "status", None) == _NO_MEMORY:
-                said = f"GPU expects free memory, got {one_line(error)}: free some, or bin"
-                raise FrameError("no_memory", said) from None
-            raise DeviceError(
-                f"GPU {self.index}: expected an answer, got {one_line(error)}: run atomstream doctor, then restart"
-            ) from None
 
 
 def one_line(error: BaseException) -> str:

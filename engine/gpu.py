@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.cupy_device import CupyDevice
 from engine.detector import Detector
-from engine.device import CupyDevice, Device
+from engine.device import Device
 from engine.device_plan import DeviceNetwork
 from engine.engine_cache import EngineCache
 from engine.errors import ModelError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -108,6 +108,13 @@ class GpuDetector(Detector):
         cpu = self._cpu
         return f"{self._device_network.backend}, {self._device.name}" if cpu is None else cpu.backend
 
+    def take(self, frame: Frame) -> Frame:
+        """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""
+        if isinstance(frame.pixels, np.ndarray):
+            return frame
+        there = self._device.adopt(frame.pixels)
+        return super().take(frame) if there is None else replace(frame, pixels=there)
+
     def prepare(self, frame: Frame) -> Prepared:
         """Upload a frame; waits only where as many frames are on their way as there are places."""
         if self._cpu is not None:
@@ -189,8 +196,15 @@ class GpuDetector(Detector):
             self._device.synchronize(place.uploaded)  # SYNC: only after a frame that was dropped on its way
             self._device.wait(self._uploads, place.done)
         place.located = False
-        stage(frame.pixels, place.raw_host)
-        self._device.upload(self._uploads, place.raw, place.raw_host)
+        there = None if isinstance(frame.pixels, np.ndarray) else self._device.adopt(frame.pixels)
+        if there is None:
+            stage(frame.pixels, place.raw_host)
+            self._device.upload(self._uploads, place.raw, place.raw_host)
+        else:
+            self._device.follow(self._uploads)
+            self._device.copy(
+                self._uploads, place.raw, there
+            )  # COPY: within the GPU, so that graphs find it in one place
         if frame.mask is not None and place.mask_host is not None:
             stage(frame.mask, place.mask_host)
             self._device.upload(self._uploads, place.mask, place.mask_host)

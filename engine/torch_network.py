@@ -183,13 +183,15 @@ def _cast(inputs: Values, options: Options) -> Tensor:
 def _quantise(inputs: Values, options: Options) -> Tensor:
     """With one scale; emulated, for a look at what INT8 costs: TensorRT is what computes in it."""
     x, scale, zero = inputs
-    return (torch.round(x / scale) + zero).clamp(-128, 127).to(torch.int8)
+    steps: Tensor = torch.round(x / scale) + zero
+    return steps.clamp(-128, 127).to(torch.int8)
 
 
 def _dequantise(inputs: Values, options: Options) -> Tensor:
     x, scale, zero = inputs
     along = [-1 if k == options.get("axis", 1) else 1 for k in range(x.ndim)] if scale.ndim else []
-    return (x.to(scale.dtype) - zero.to(scale.dtype).reshape(along)) * scale.reshape(along)
+    steps: Tensor = x.to(scale.dtype) - zero.to(scale.dtype).reshape(along)
+    return steps * scale.reshape(along)
 
 
 _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {

@@ -41,6 +41,14 @@ def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
     return HostDevice(functions)
 
 
+class OnDevice:
+    """Pixels that lie on a device: nothing but that device may read them, but everybody their shape and dtype."""
+
+    def __init__(self, there: NDArray[Any]) -> None:
+        self.there = there
+        self.shape, self.ndim, self.size, self.dtype = there.shape, there.ndim, there.size, there.dtype
+
+
 class HostDevice:
     """Runs everything at once, and keeps a log of what went into which stream."""
 
@@ -89,8 +97,9 @@ class HostDevice:
     def download(self, stream: int, target: NDArray[Any], source: NDArray[Any]) -> None:
         self._do(stream, "download", lambda: np.copyto(target, source))
 
-    def copy(self, stream: int, target: NDArray[Any], source: NDArray[Any]) -> None:
-        self._do(stream, "copy", lambda: np.copyto(target, source))
+    def copy(self, stream: int, target: NDArray[Any], source: NDArray[Any] | OnDevice) -> None:
+        values = source.there if isinstance(source, OnDevice) else source
+        self._do(stream, "copy", lambda: np.copyto(target, values))
 
     def launch(self, stream: int, kernel: str, count: int, *args: Any) -> None:
         values = [_argument(value) for value in args]
@@ -112,6 +121,12 @@ class HostDevice:
                 step()
 
         return run
+
+    def adopt(self, pixels: Any) -> OnDevice | None:
+        return pixels if isinstance(pixels, OnDevice) else None
+
+    def follow(self, stream: int) -> None:
+        self.log.append(("follow", stream))
 
     def address(self, array: NDArray[Any]) -> int:
         return int(array.ctypes.data)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from engine import FrameError
-from engine.device import KERNELS, OPTIONS, THREADS, CupyDevice, kernel_files
+from engine.cupy_device import CupyDevice
+from engine.device import KERNELS, OPTIONS, THREADS, kernel_files
 from engine.errors import DeviceError
 
 
@@ -50,6 +51,13 @@ def fake_cupy(calls):
         def wait_event(self, event):
             calls.append(("wait_event", event))
 
+    class Event(tuple):
+        def __new__(cls, *values):
+            return super().__new__(cls, values)
+
+        def record(self, stream):
+            calls.append(("record", stream))
+
     class Module:
         def __init__(self, code, options):
             calls.append(("module", code, options))
@@ -62,11 +70,14 @@ def fake_cupy(calls):
     made = ModuleType("cupy")
     made.RawModule = Module
     made.get_default_memory_pool = lambda: SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)))
-    made.asarray = lambda values: ("device", values)
+    made.asarray = lambda values: calls.append(("asarray",)) or ("device", values)
+    made.zeros = lambda shape, dtype: calls.append(("zeros",)) or ("device", shape)
+    made.from_dlpack = lambda values: ("dlpack", values)
     made.cuda = SimpleNamespace(
         Device=lambda index: Context(f"device {index}"),
         Stream=Stream,
-        Event=lambda block, disable_timing: ("event", block, disable_timing),
+        Event=lambda block=False, disable_timing=False: Event(block, disable_timing),
+        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: calls.append(("settle",))),
         alloc_pinned_memory=bytearray,
         runtime=SimpleNamespace(
             getDeviceProperties=lambda index: properties, CUDARuntimeError=errors["CUDARuntimeError"]
@@ -120,7 +131,7 @@ class TestCupyDevice:
         order = [call for call in cupy.calls if call[0] not in ("enter", "exit")]
         assert order == [("begin_capture",), ("steps",), ("end_capture",)]
         run()
-        assert cupy.calls[-1] == ("graph", stream)
+        assert [call for call in cupy.calls if call[0] == "graph"] == [("graph", stream)]
 
     def test_a_capture_that_fails_is_ended(self, cupy):
         device = CupyDevice()
@@ -151,9 +162,42 @@ class TestCupyDevice:
 
     def test_events_let_the_cpu_sleep_and_pinned_memory_has_its_shape(self, cupy):
         device = CupyDevice()
-        assert device.event() == ("event", True, True)
+        assert device.event() == (True, True)
         assert device.pinned((2, 3), np.uint16).shape == (2, 3)
         assert device.handle(device.stream()) == 77
+
+    def test_what_was_just_allocated_is_there_before_it_is_used(self, cupy):
+        device = CupyDevice()
+        cupy.calls.clear()
+        device.zeros((2,), np.float32)
+        device.constant(np.zeros(2))
+        order = [call[0] for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == ["zeros", "settle", "asarray", "settle"]
+
+    def test_arrays_of_others_are_taken_where_they_lie_on_the_gpu(self, cupy):
+        device = CupyDevice()
+        ours = SimpleNamespace(__cuda_array_interface__={})
+        assert device.adopt(ours) == ("device", ours)
+        for kind, taken in ((2, True), (1, False)):
+            tensor = SimpleNamespace(__dlpack_device__=lambda kind=kind: (kind, 0))
+            assert (device.adopt(tensor) == ("dlpack", tensor)) == taken
+        assert device.adopt(np.zeros(3)) is None
+
+    def test_an_upload_follows_the_callers_own_stream(self, cupy):
+        device = CupyDevice()
+        cupy.calls.clear()
+        device.follow(device.stream())
+        order = [call[0] for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == ["record", "wait_event"]
+
+    @pytest.mark.parametrize("index", [0, 3])
+    def test_everything_is_done_on_its_gpu(self, cupy, index):
+        device = CupyDevice(index)
+        cupy.calls.clear()
+        device.zeros((2,), np.float32)
+        device.launch(device.stream(), "peaks", 1)
+        assert {call[1] for call in cupy.calls if call[0] == "enter"} == {f"device {index}", "stream"}
+        assert cupy.calls[0] == ("enter", f"device {index}")
 
     def test_no_cupy_is_told_with_the_command_that_installs_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cupy", None)
@@ -182,6 +226,8 @@ def test_the_real_cupy_has_what_is_called_on_it():
     assert callable(event.synchronize)
     assert callable(cupy.cuda.Graph.launch)
     assert callable(cupy.cuda.alloc_pinned_memory)
+    assert callable(cupy.cuda.get_current_stream)
+    assert callable(cupy.from_dlpack)
     for name in ("stream", "out", "blocking"):
         assert name in cupy.ndarray.get.__doc__.partition("\n")[0]
     assert "stream" in cupy.ndarray.set.__doc__.partition("\n")[0]

@@ -15,6 +15,7 @@ from engine.gpu_detector import DeviceMaps, GpuDetector
 from engine.network import Maps, OpenVinoNetwork
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec
+from tests.cuda_on_cpu import OnDevice
 
 
 class HostNetwork:
@@ -263,6 +264,39 @@ class TestPipeline:
         detector.close()
         assert detector._device_network.closed
         assert detector.backend == "host f32, CPU sm_0"
+
+
+class TestPixelsOfOthers:
+    """In-process callers hand over what they have."""
+
+    def test_what_lies_on_the_gpu_is_not_brought_down(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
+        frame = some_frame(draw_frame)
+        detector = make(tiny_model)
+        atoms = detector.detect(Frame(OnDevice(frame.pixels), frame.sampling_A))
+        np.testing.assert_allclose(atoms.positions, reference.detect(frame).positions, atol=0.02)
+        uploads = [entry for entry in cuda_on_cpu.log if entry[1:] == (detector._uploads,)]
+        # It waits for the caller's own stream: what makes the pixels may still be running.
+        assert [entry[0] for entry in uploads] == ["follow", "copy", "record"]
+
+    @pytest.mark.parametrize("shape", [(8, 8), (3, 64, 64)])
+    def test_it_is_checked_as_any_other(self, make, tiny_model, shape):
+        with pytest.raises(FrameError) as caught:
+            make(tiny_model).detect(Frame(OnDevice(np.zeros(shape)), 0.2))
+        assert caught.value.reason == "shape_out_of_range"
+
+    def test_tensors_of_the_cpu(self, make, tiny_model, reference, draw_frame):
+        torch = pytest.importorskip("torch")
+        frame = some_frame(draw_frame)
+        tensor = Frame(torch.from_numpy(frame.pixels.copy()), frame.sampling_A)
+        expected = reference.detect(frame).positions
+        np.testing.assert_array_equal(reference.detect(tensor).positions, expected)
+        np.testing.assert_allclose(make(tiny_model).detect(tensor).positions, expected, atol=0.02)
+
+    @pytest.mark.parametrize("pixels", [[[1, 2], [3, 4]], OnDevice(np.zeros((64, 64)))])
+    def test_what_cannot_be_read_is_refused(self, reference, pixels):
+        with pytest.raises(FrameError, match=r"Engine expects pixels of NumPy .*, got (list|OnDevice)") as caught:
+            reference.detect(Frame(pixels, 0.2))
+        assert caught.value.reason == "unknown_dtype"
 
 
 class TestTrouble:
