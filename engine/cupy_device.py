@@ -38,7 +38,7 @@ class CupyDevice:
         self._cupy = cupy
         self.index = index
         try:
-            with self.errors():
+            with self.active():
                 properties = cupy.cuda.runtime.getDeviceProperties(index)
                 if memory_MB is not None:
                     cupy.get_default_memory_pool().set_limit(size=int(memory_MB * 1e6))
@@ -56,62 +56,58 @@ class CupyDevice:
             kernels |= {name: module.get_function(name) for name in names}
         return kernels
 
-    def bind(self) -> None:
-        with self.errors():
-            self._cupy.cuda.Device(self.index).use()
-
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        with self.errors():
+        with self.active():
             return self._settled(self._cupy.zeros(shape, dtype))
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         count = int(np.prod(shape))
-        with self.errors():
+        with self.active():
             memory = self._cupy.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def constant(self, values: NDArray[Any]) -> Array:
-        with self.errors():
+        with self.active():
             return self._settled(self._cupy.asarray(values))
 
     def stream(self) -> Stream:
-        with self.errors():
+        with self.active():
             return self._cupy.cuda.Stream(non_blocking=True)
 
     def event(self) -> Event:
-        with self.errors():
+        with self.active():
             return self._cupy.cuda.Event(block=True, disable_timing=True)
 
     def record(self, event: Event, stream: Stream) -> None:
-        with self.errors():
+        with self.active():
             event.record(stream)
 
     def wait(self, stream: Stream, event: Event) -> None:
-        with self.errors():
+        with self.active():
             stream.wait_event(event)
 
     def synchronize(self, event: Event) -> None:
-        with self.errors():
+        with self.active():
             event.synchronize()
 
     def upload(self, stream: Stream, target: Array, source: NDArray[Any]) -> None:
-        with self.errors():
+        with self.active():
             target.set(source, stream=stream)
 
     def download(self, stream: Stream, target: NDArray[Any], source: Array) -> None:
-        with self.errors():
+        with self.active():
             source.get(stream=stream, out=target, blocking=False)
 
     def copy(self, stream: Stream, target: Array, source: Array) -> None:
-        with self.errors(), stream:
+        with self.active(), stream:
             target[...] = source
 
     def launch(self, stream: Stream, kernel: str, count: int, *args: Any) -> None:
-        with self.errors(), stream:
+        with self.active(), stream:
             self._kernels[kernel]((-(-count // THREADS),), (THREADS,), args)
 
     def capture(self, stream: Stream, steps: Callable[[], None]) -> Callable[[], None]:
-        with self.errors(), stream:
+        with self.active(), stream:
             stream.begin_capture()
             try:
                 steps()
@@ -119,13 +115,13 @@ class CupyDevice:
                 graph = stream.end_capture()
 
         def run() -> None:
-            with self.errors():
+            with self.active():
                 graph.launch(stream)
 
         return run
 
     def adopt(self, pixels: Any) -> Array | None:
-        with self.errors():
+        with self.active():
             if hasattr(pixels, "__cuda_array_interface__"):
                 return self._cupy.asarray(pixels)
             if hasattr(pixels, "__dlpack_device__") and pixels.__dlpack_device__()[0] == _ON_CUDA:
@@ -133,7 +129,7 @@ class CupyDevice:
         return None
 
     def follow(self, stream: Stream) -> None:
-        with self.errors():
+        with self.active():
             event = self._cupy.cuda.Event(disable_timing=True)
             event.record(self._cupy.cuda.get_current_stream())
             stream.wait_event(event)
@@ -150,7 +146,7 @@ class CupyDevice:
         return array
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """On this GPU, CuPy's errors as ours."""
         cuda = self._cupy.cuda
         try:

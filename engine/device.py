@@ -30,9 +30,6 @@ class Device(Protocol):
     def name(self) -> str:
         """Of the hardware, for the cache key and the log."""
 
-    def bind(self) -> None:
-        """Make it the device of the calling thread, for libraries that ask which that is."""
-
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Device memory; FrameError "no_memory" where there is none left."""
 
@@ -84,8 +81,8 @@ class Device(Protocol):
     def handle(self, stream: Stream) -> int:
         """The stream as other libraries take it."""
 
-    def errors(self) -> AbstractContextManager[None]:
-        """Errors of the device's library as ours."""
+    def active(self) -> AbstractContextManager[None]:
+        """The calling thread's device, for libraries that ask which that is; errors of the device's library as ours."""
 
 
 def kernel_files() -> dict[str, tuple[str, ...]]:

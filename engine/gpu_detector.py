@@ -202,9 +202,7 @@ class GpuDetector(Detector):
             self._device.upload(self._uploads, place.raw, place.raw_host)
         else:
             self._device.follow(self._uploads)
-            self._device.copy(
-                self._uploads, place.raw, there
-            )  # COPY: within the GPU, so that graphs find it in one place
+            self._device.copy(self._uploads, place.raw, there)  # COPY: within the GPU
         if frame.mask is not None and place.mask_host is not None:
             stage(frame.mask, place.mask_host)
             self._device.upload(self._uploads, place.mask, place.mask_host)

@@ -124,7 +124,8 @@ class TensorRtNetwork:
         engine = self._engine_for(pixels.shape[2:])
         if engine is None:
             raise ModelError(f"Expected a size that is ready, got {pixels.shape[2:]}: call ready first")
-        engine.enqueue(stream, pixels, maps)
+        with self._device.active():
+            engine.enqueue(stream, pixels, maps)
 
     def close(self) -> None:
         """Free the engines; waits for one that is being built."""
@@ -138,7 +139,6 @@ class TensorRtNetwork:
     def _build(self, size: Size) -> None:
         """For this size alone: it is the camera's, and the next frame has it too."""
         try:
-            self._device.bind()
             loaded = _load(self._device, self._source, (ShapeRange(size, size, size),))
         except (ModelError, FrameError) as error:
             said = FrameError("no_engine", f"{error}")
@@ -157,8 +157,9 @@ class _Engine:
     def __init__(self, device: Device, source: EngineSource, engine: bytes, ranges: tuple[ShapeRange, ...]) -> None:
         self._device, self._source, self._ranges = device, source, ranges
         self._logger = source.edition.logger()
-        self._runtime = source.edition.module.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        with device.active():
+            self._runtime = source.edition.module.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise ModelError(
                 f"Expected {source.edition.name} to load its engine, got {self._logger.last()}: run atomstream doctor"
@@ -204,4 +205,6 @@ def _load(device: Device, source: EngineSource, ranges: tuple[ShapeRange, ...]) 
             return _Engine(device, source, cached, ranges)
         except ModelError as error:
             _LOG.warning("%s; it is built again", error)
-    return _Engine(device, source, source.build(ranges), ranges)
+    with device.active():
+        built = source.build(ranges)
+    return _Engine(device, source, built, ranges)

@@ -191,7 +191,8 @@ def _dequantise(inputs: Values, options: Options) -> Tensor:
     x, scale, zero = inputs
     along = [-1 if k == options.get("axis", 1) else 1 for k in range(x.ndim)] if scale.ndim else []
     steps: Tensor = x.to(scale.dtype) - zero.to(scale.dtype).reshape(along)
-    return steps * scale.reshape(along)
+    values: Tensor = steps * scale.reshape(along)
+    return values
 
 
 _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {

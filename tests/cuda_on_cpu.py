@@ -60,9 +60,6 @@ class HostDevice:
         self._capturing: list[Callable[[], None]] | None = None
         self.log: list[tuple[Any, ...]] = []
 
-    def bind(self) -> None:
-        pass
-
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         self.log.append(("zeros", shape))
         return np.zeros(shape, dtype)
@@ -135,7 +132,7 @@ class HostDevice:
         return 1000 + stream
 
     @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         yield
 
     def _do(self, stream: int, what: str, step: Callable[[], None]) -> None:

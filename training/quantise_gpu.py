@@ -1,6 +1,6 @@
 """The INT8 file for GPUs: explicit quantisation as TensorRT reads it, calibrated on frames drawn as in training.
 
-TensorRT wants signed, symmetric activations and no integer bias; OpenVINO computes such a file wrongly: each has its own.
+TensorRT wants signed, symmetric activations and no integer bias; OpenVINO misreads such a file: each has its own.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class TestCupyDevice:
     )
     def test_its_errors_are_ours_in_one_line(self, cupy, error, kind):
         device = CupyDevice()
-        with pytest.raises(kind, match=r"xpect.*, got .*: ") as caught, device.errors():
+        with pytest.raises(kind, match=r"xpect.*, got .*: ") as caught, device.active():
             raise error(cupy.cuda)
         assert "\n" not in str(caught.value)
         assert kind is DeviceError or caught.value.reason == "no_memory"
