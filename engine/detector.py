@@ -21,7 +21,7 @@ from engine.refine import refine
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 
-_DEVICES = ("auto", "cpu", "cuda")
+_DEVICES = ("auto", "cpu", "cuda", "cuda:all")
 _DEVICE_OF = {"openvino": "cpu", "tensorrt": "cuda", "torch": "cuda"}  # what each backend runs on
 _PRECISIONS = ("auto", "f32", "bf16", "int8")
 _TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
@@ -50,8 +50,9 @@ def load_detector(
     threads : int, optional
         CPU threads; all cores unless told.
     device : str, optional
-        "cpu", "cuda", or "auto": the GPU if it works, and if it is lost later the CPU takes over. Unless told, what the
-        backend runs on, and the CPU for "auto".
+        "cpu"; "cuda": the first GPU; "cuda:all": frames are dealt round all of them; "auto": the first GPU if it works.
+        With the last two the CPU takes over when a GPU is lost later. Unless told, what the backend runs on, and the
+        CPU for backend "auto".
     memory_MB : float
         Of a GPU, roughly; larger frames run in strips.
 
@@ -71,12 +72,18 @@ def load_detector(
         return _load_on_cpu(spec, path.parent, "auto", threads)
 
     try:
-        fallback = on_cpu if device == "auto" else None
+        fallback = None if device == "cuda" else on_cpu
         return load_on_gpu(
-            spec, path.parent, backend=backend, precision=precision, memory_MB=memory_MB, fallback=fallback
+            spec,
+            path.parent,
+            backend=backend,
+            precision=precision,
+            memory_MB=memory_MB,
+            fallback=fallback,
+            every=device == "cuda:all",
         )
     except ModelError as error:
-        if device == "cuda":
+        if device != "auto":
             raise
         _LOG.info("Computing on the CPU. %s", error)
         return _load_on_cpu(spec, path.parent, precision, threads)
@@ -170,11 +177,11 @@ def _choose_device(device: str | None, backend: str) -> str:
     if backend == "auto":
         return device or "cpu"
     needed = _DEVICE_OF[backend]
-    if device not in (None, "auto", needed):
+    if device not in (None, "auto", needed, f"{needed}:all"):
         raise ModelError(
             f"Expected device {needed!r} with backend {backend!r}, got {device!r}: choose --device {needed}"
         )
-    return needed
+    return device if device == f"{needed}:all" else needed
 
 
 def _choose_precision(precision: str, spec: ModelSpec) -> str:

@@ -13,7 +13,8 @@ from engine.device_plan import DeviceNetwork
 from engine.engine_cache import EngineCache
 from engine.errors import ModelError
 from engine.gpu_detector import GpuDetector
-from engine.gpu_probe import obstacle
+from engine.gpu_group import GpuGroup
+from engine.gpu_probe import obstacle, usable_gpus
 from engine.half import halved
 from engine.network import MAPS
 from engine.shipped import verified_weights
@@ -36,8 +37,9 @@ def load_on_gpu(
     precision: str = "auto",
     memory_MB: float = 4096,
     fallback: Callable[[], Detector] | None = None,
+    every: bool = False,
 ) -> Detector:
-    """A detector on the first GPU.
+    """A detector on the first GPU, or on every one.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def load_on_gpu(
         "f16", "f32", "int8" where the model has a file for it; "auto" takes f16.
     memory_MB, fallback
         See `GpuDetector`.
+    every : bool
+        Frames are dealt round all GPUs that can be used.
 
     Raises
     ------
@@ -60,21 +64,26 @@ def load_on_gpu(
         raise ModelError(f"Expected a GPU that can be used, got {reason}")
     precision = "f16" if precision == "auto" else precision
     network = network_bytes(spec, folder, precision)
-    device = CupyDevice(memory_MB=memory_MB)
+    members = []
+    for index in usable_gpus() if every else (0,):
+        device = CupyDevice(index, memory_MB)
+        opened = _open(backend, device, index, spec, network, precision, memory_MB)
+        members.append(GpuDetector(spec, device, opened, memory_MB=memory_MB, fallback=fallback))
+    return members[0] if len(members) == 1 else GpuGroup(members)
+
+
+def _open(
+    backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
+) -> DeviceNetwork:
+    """With TensorRT, or with torch where that is asked for or there is no other."""
     if backend != "torch":
         try:
-            return GpuDetector(
-                spec,
-                device,
-                open_tensorrt(device, spec, network, precision, memory_MB),
-                memory_MB=memory_MB,
-                fallback=fallback,
-            )
+            return open_tensorrt(device, spec, network, precision, memory_MB)
         except ModelError as error:
             if backend == "tensorrt":
                 raise
             _LOG.warning("%s; torch runs the network instead", error)
-    return GpuDetector(spec, device, open_torch(device, network, precision), memory_MB=memory_MB, fallback=fallback)
+    return open_torch(device, index, network, precision)
 
 
 def network_bytes(spec: ModelSpec, folder: Path, precision: str) -> bytes:
@@ -116,7 +125,7 @@ def open_tensorrt(
     return TensorRtNetwork(device, source, (first_range(spec),))
 
 
-def open_torch(device: Device, network: bytes, precision: str) -> DeviceNetwork:
+def open_torch(device: Device, index: int, network: bytes, precision: str) -> DeviceNetwork:
     """The network as torch operations."""
     try:
         from engine.torch_network import TorchNetwork
@@ -126,7 +135,7 @@ def open_torch(device: Device, network: bytes, precision: str) -> DeviceNetwork:
         ) from None
     if precision == "int8":
         raise ModelError("torch runs no INT8 network, got precision 'int8': choose 'f16', or install TensorRT")
-    return TorchNetwork(device, network, precision, "cuda:0")
+    return TorchNetwork(device, network, precision, f"cuda:{index}")
 
 
 def first_range(spec: ModelSpec) -> ShapeRange:

@@ -99,7 +99,7 @@ class GpuDetector(Detector):
         self._most_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
         self._plans: OrderedDict[Kind, Plan] = OrderedDict()
         self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
-        self._fallback, self._lost = fallback, Lock()
+        self._fallback, self._handing_over = fallback, Lock()
         self._cpu: Detector | None = None
 
     @property
@@ -107,6 +107,11 @@ class GpuDetector(Detector):
         """Runtime, precision and GPU; the other detector's once that has taken over."""
         cpu = self._cpu
         return f"{self._device_network.backend}, {self._device.name}" if cpu is None else cpu.backend
+
+    @property
+    def lost(self) -> bool:
+        """Whether another detector has taken over."""
+        return self._cpu is not None
 
     def take(self, frame: Frame) -> Frame:
         """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""
@@ -230,7 +235,7 @@ class GpuDetector(Detector):
 
     def _take_over(self, error: DeviceError) -> Detector:
         """What goes on after the device is lost; the error where nothing may."""
-        with self._lost:
+        with self._handing_over:
             if self._fallback is None:
                 raise error
             if self._cpu is None:

@@ -69,6 +69,13 @@ def obstacle(found: Iterator[Part] | None = None) -> str | None:
     return None
 
 
+def usable_gpus() -> tuple[int, ...]:
+    """Numbers of the GPUs that can be used, as CUDA counts them."""
+    driver = load_driver()
+    found = [] if driver is None else list(_gpus(driver))
+    return tuple(index for index, part in enumerate(found) if not part.remedy)
+
+
 def load_driver() -> Any | None:
     """The driver's library; None where no driver is installed."""
     try:

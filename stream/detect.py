@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the recording: fills time_s")
     parser.add_argument("--overlay", type=Path, metavar="PICTURE", help="draw the atoms over one frame")
     parser.add_argument("--overlay-frame", type=int, default=0, metavar="N", help="which, counted from 0 (0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto: the GPU if it works (auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
 

@@ -27,9 +27,10 @@ class Idle:
 @pytest.fixture
 def machine(monkeypatch):
     """A GPU machine with TensorRT and torch; `says` is what was opened, `errors` what is missing."""
-    state = SimpleNamespace(opened=[], errors={}, memory_MB=None)
+    state = SimpleNamespace(opened=[], errors={}, indices=[], memory_MB=None)
 
-    def device(memory_MB):
+    def device(index, memory_MB):
+        state.indices.append(index)
         state.memory_MB = memory_MB
         if "device" in state.errors:
             raise ModelError(state.errors["device"])
@@ -46,6 +47,7 @@ def machine(monkeypatch):
         return open_network
 
     monkeypatch.setattr(gpu, "obstacle", lambda: state.errors.get("obstacle"))
+    monkeypatch.setattr(gpu, "usable_gpus", lambda: (0, 2))
     monkeypatch.setattr(gpu, "CupyDevice", device)
     monkeypatch.setattr(gpu, "open_tensorrt", opener("tensorrt"))
     monkeypatch.setattr(gpu, "open_torch", opener("torch"))
@@ -64,6 +66,12 @@ class TestChoice:
         with load_detector(tiny_model, device="cuda") as loaded:
             assert loaded.backend == "torch f16, CPU sm_0"
         assert "pip install it; torch runs the network instead" in caplog.text
+
+    @pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+    def test_every_gpu_that_can_be_used(self, machine, tiny_model, backend):
+        with load_detector(tiny_model, backend=backend, device="cuda:all") as loaded:
+            assert loaded.backend == "2 x tensorrt f16, CPU sm_0"
+        assert machine.indices == [0, 2]
 
     @pytest.mark.parametrize(
         ("options", "backend"),
@@ -108,13 +116,15 @@ class TestChoice:
         for device, has in (("auto", True), ("cuda", False)):
             with load_detector(tiny_model, device=device) as loaded:
                 assert (loaded._fallback is not None) == has
+        with load_detector(tiny_model, device="cuda:all") as loaded:
+            assert all(member._fallback is not None for member in loaded._members)
         with load_detector(tiny_model, device="auto") as loaded, loaded._fallback() as other:
             assert other.backend.startswith("openvino")
 
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"device": "gpu"}, "Expected a device of auto, cpu, cuda, got 'gpu'"),
+            ({"device": "gpu"}, "Expected a device of auto, cpu, cuda, cuda:all, got 'gpu'"),
             ({"backend": "cudnn"}, "Expected a backend of auto, openvino, tensorrt, torch, got 'cudnn'"),
             ({"backend": "torch", "device": "cpu"}, "Expected device 'cuda' with backend 'torch', got 'cpu'"),
             ({"backend": "openvino", "device": "cuda"}, "Expected device 'cpu' with backend 'openvino', got 'cuda'"),

@@ -111,6 +111,13 @@ def test_a_second_gpu_that_is_too_old_is_no_obstacle(machine):
     machine(FakeDriver(gpus=(("H200", 9, 0), ("GTX 1080", 6, 1))), **WHOLE)
     assert obstacle() is None
     assert [part.name for part in parts() if part.name.startswith("GPU")] == ["GPU 0", "GPU 1"]
+    assert gpu_probe.usable_gpus() == (0,)
+
+
+def test_none_can_be_used_without_a_driver_or_gpu(machine):
+    for driver in (None, FakeDriver(gpus=()), FakeDriver(status=999)):
+        machine(driver, **WHOLE)
+        assert gpu_probe.usable_gpus() == ()
 
 
 def test_an_installed_package_of_another_name_is_found(machine):
