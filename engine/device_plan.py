@@ -44,8 +44,8 @@ class DeviceNetwork(Protocol):
     def ready(self, size: tuple[int, int]) -> None:
         """Return where this size can be run; FrameError where it cannot yet."""
 
-    def enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
-        """Put a run into the stream: (1, C, H, W) to (1, M, h, w) float32."""
+    def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
+        """What puts a run from these (1, C, H, W) pixels to these (1, M, h, w) maps, float32, into a stream."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -145,6 +145,7 @@ class Plan:
             )
         )
         self._capturable = network.capturable
+        self._enqueue: Callable[[Stream], None] | None = None
         self.free: SimpleQueue[Place] = SimpleQueue()
         for _ in range(PLACES):
             self.free.put(Place(device, kind, count))
@@ -181,14 +182,23 @@ class Plan:
         self._device.launch(stream, "peaks", count, *arguments)
 
     def _run_network(self, stream: Stream, strip: Strip) -> None:
+        enqueue = self._bound(stream)
         if len(self._strips) == 1:
-            self._network.enqueue(stream, self.input, self.maps)
+            enqueue(stream)
             return
         top, first, last = (row // self._spec.stride for row in (strip.top, strip.first, strip.last))
         # COPY: a strip of several images is not in one piece, and its maps' rows go between those of others.
         self._device.copy(stream, self._strip_input, self.input[:, :, strip.top : strip.bottom])
-        self._network.enqueue(stream, self._strip_input, self._strip_maps)
+        enqueue(stream)
         self._device.copy(stream, self.maps[:, :, first:last], self._strip_maps[:, :, first - top : last - top])
+
+    def _bound(self, stream: Stream) -> Callable[[Stream], None]:
+        """The network on this plan's own buffers, for good: a graph that was captured must find them as they were."""
+        if self._enqueue is None:
+            whole = len(self._strips) == 1
+            buffers = (self.input, self.maps) if whole else (self._strip_input, self._strip_maps)
+            self._enqueue = self._network.bind(stream, *buffers)
+        return self._enqueue
 
 
 def candidates_in(found: NDArray[np.uint8]) -> tuple[int, NDArray[Any]]:

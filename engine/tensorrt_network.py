@@ -112,11 +112,16 @@ class TensorRtNetwork:
             f"GPU expects an engine for {size[0]} x {size[1]} network pixels, got none yet: it is being built, wait",
         )
 
-    def enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
-        """Put a run into the stream.
+    def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
+        """What puts a run into a stream.
+
+        It has an execution context of its own, which nothing changes afterwards: TensorRT leaves undefined what a
+        captured graph does once its context was told another shape.
 
         Parameters
         ----------
+        stream : Stream
+            That the context is made in.
         pixels : (1, C, H, W) float32, on the device, C-contiguous
         maps : (1, M, h, w) float32, on the device, C-contiguous
             Is written to.
@@ -125,7 +130,7 @@ class TensorRtNetwork:
         if engine is None:
             raise ModelError(f"Expected a size that is ready, got {pixels.shape[2:]}: call ready first")
         with self._device.active():
-            engine.enqueue(stream, pixels, maps)
+            return engine.bind(stream, pixels, maps)
 
     def close(self) -> None:
         """Free the engines; waits for one that is being built."""
@@ -152,7 +157,7 @@ class TensorRtNetwork:
 
 
 class _Engine:
-    """One engine, and an execution context for each of its profiles, made when first needed."""
+    """One engine, of which execution contexts are made."""
 
     def __init__(self, device: Device, source: EngineSource, engine: bytes, ranges: tuple[ShapeRange, ...]) -> None:
         self._device, self._source, self._ranges = device, source, ranges
@@ -164,13 +169,13 @@ class _Engine:
             raise ModelError(
                 f"Expected {source.edition.name} to load its engine, got {self._logger.last()}: run atomstream doctor"
             )
-        self._contexts: dict[int, Any] = {}
 
     def profile_for(self, size: Size) -> int | None:
         """The first that takes this size."""
         return next((k for k, size_range in enumerate(self._ranges) if size_range.holds(size)), None)
 
-    def enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
+    def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
+        """A context for these arrays, and what runs it."""
         context = self._context(self.profile_for(pixels.shape[2:]) or 0, stream)
         accepted = context.set_input_shape(INPUT, tuple(pixels.shape))
         got = tuple(context.get_tensor_shape(OUTPUT))
@@ -179,19 +184,22 @@ class _Engine:
         for name, array in ((INPUT, pixels), (OUTPUT, maps)):
             if not context.set_tensor_address(name, self._device.address(array)):
                 raise self._failed(f"the address of {name}")
-        # Only enqueued: nothing waits here.
-        if not context.execute_async_v3(self._device.handle(stream)):
-            raise self._failed("a run")
+
+        def enqueue(stream: Stream) -> None:
+            with self._device.active():
+                # Only enqueued: nothing waits here.
+                if not context.execute_async_v3(self._device.handle(stream)):
+                    raise self._failed("a run")
+
+        return enqueue
 
     def _context(self, profile: int, stream: Stream) -> Any:
-        if profile not in self._contexts:
-            context = self._engine.create_execution_context()
-            if context is None:  # its activations did not find room
-                raise FrameError("no_memory", f"GPU expects free memory, got {self._logger.last()}: free some, or bin")
-            if not context.set_optimization_profile_async(profile, self._device.handle(stream)):
-                raise self._failed(f"profile {profile}")
-            self._contexts[profile] = context
-        return self._contexts[profile]
+        context = self._engine.create_execution_context()
+        if context is None:  # its activations did not find room
+            raise FrameError("no_memory", f"GPU expects free memory, got {self._logger.last()}: free some, or bin")
+        if not context.set_optimization_profile_async(profile, self._device.handle(stream)):
+            raise self._failed(f"profile {profile}")
+        return context
 
     def _failed(self, what: str) -> DeviceError:
         return DeviceError(f"Expected {self._source.edition.name} to take {what}, got {self._logger.last()}: restart")

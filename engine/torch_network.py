@@ -73,11 +73,14 @@ class TorchNetwork:
     def ready(self, size: tuple[int, int]) -> None:
         """Any size can be run at once."""
 
-    def enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
-        """Put a run into the stream; torch keeps the memory that it works in for the next."""
+    def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
+        """What puts a run into a stream; torch keeps the memory that it works in for the next."""
+        return lambda stream: self._enqueue(stream, pixels, maps)
+
+    def _enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
         on_stream: Any = nullcontext()
         if self._where != "cpu":
-            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(self._device.handle(stream)))
+            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(self._device.handle(stream), device=self._where))
         try:
             with on_stream, torch.inference_mode():
                 answer = self.run(from_dlpack(pixels))

@@ -24,16 +24,21 @@ class HostNetwork:
     backend, capturable = "host f32", True
 
     def __init__(self, device, path, spec, before=lambda stream: None):
-        self.device, self.before, self.sizes, self.closed = device, before, [], False
+        self.device, self.before, self.sizes, self.bound, self.closed = device, before, [], 0, False
         maps = 6 + (len(spec.classes) if len(spec.classes) > 1 else 0)
         self.network = OpenVinoNetwork(path.with_suffix(".onnx"), "f32", channels=spec.channels, maps=maps, threads=1)
 
     def ready(self, size):
         self.sizes.append(size)
 
-    def enqueue(self, stream, pixels, maps):
-        self.before(stream)
-        self.device._do(stream, "network", lambda: np.copyto(maps[0], self.network.infer(pixels.copy()).values))
+    def bind(self, stream, pixels, maps):
+        self.bound += 1
+
+        def enqueue(stream):
+            self.before(stream)
+            self.device._do(stream, "network", lambda: np.copyto(maps[0], self.network.infer(pixels.copy()).values))
+
+        return enqueue
 
     def close(self):
         self.closed = True
@@ -148,7 +153,7 @@ class TestSameAtoms:
 
     def test_a_map_full_of_plateaus_is_fetched_whole(self, make, tiny_model, tiny_spec):
         detector = make(tiny_model)
-        detector._device_network.enqueue = lambda stream, pixels, maps: maps.fill(0.9)
+        detector._device_network.bind = lambda stream, pixels, maps: lambda stream: maps.fill(0.9)
         frame = Frame(np.random.default_rng(0).poisson(50, (400, 400)).astype(np.uint16), 0.2)
         atoms = detector.detect(frame)
 
@@ -248,6 +253,7 @@ class TestPipeline:
         detector.detect(frames[2])
         assert len(detector._plans) == 2
         assert first in detector._plans.values()
+        assert detector._device_network.bound == 3  # once for each kind, so that no graph finds its network changed
 
     def test_atoms_are_located_once(self, make, tiny_model, draw_frame):
         detector = make(tiny_model)

@@ -88,30 +88,38 @@ class TestRun:
         network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
         fake.calls.clear()
         pixels, maps = arrays()
-        network.enqueue(3, pixels, maps)
+        enqueue = network.bind(3, pixels, maps)
         assert fake.calls == [
             ("profile", 0, 1003),
             ("shape", "frame", (1, 1, 64, 64)),
             ("address", "frame", pixels.ctypes.data),
             ("address", "maps", maps.ctypes.data),
-            ("execute", 1003),
         ]
+        fake.calls.clear()
+        for stream in (3, 4):
+            enqueue(stream)
+        assert fake.calls == [("execute", 1003), ("execute", 1004)]  # nothing is told to a context that runs
         assert network.backend == "tensorrt 11 f16"
 
-    def test_a_context_is_made_once_and_each_profile_has_its_own(self, fake):
+    def test_each_binding_has_a_context_of_its_own_in_the_first_profile_that_fits(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
-        for size in (64, 128, 64, 128):
-            network.enqueue(3, *arrays(size, size))
+        first = network.bind(3, *arrays())
+        network.bind(3, *arrays(128, 128))
+        fake.calls.clear()
+        first(3)
+        assert fake.calls == [("execute", 1003)]
+        network.bind(3, *arrays())
+        network.bind(3, *arrays(128, 64))
         assert [call[1] for call in fake.calls if call[0] == "profile"] == [0, 1]
 
     def test_nothing_is_synchronised(self, fake):
-        TensorRtNetwork(fake.device, fake.source, (ANY,)).enqueue(3, *arrays())
+        TensorRtNetwork(fake.device, fake.source, (ANY,)).bind(3, *arrays())(3)
         assert fake.device.log == []
 
     def test_maps_of_another_shape_are_refused_before_a_run(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (ANY,))
         with pytest.raises(ModelError, match=r"Expected maps of \(1, 6, 16, 16\), got \(1, 6, 32, 32\)"):
-            network.enqueue(3, arrays()[0], arrays(32, 32)[1])
+            network.bind(3, arrays()[0], arrays(32, 32)[1])
         assert not [call for call in fake.calls if call[0] == "execute"]
 
     @pytest.mark.parametrize("what", ["profile", "address", "execute"])
@@ -119,13 +127,13 @@ class TestRun:
         network = TensorRtNetwork(fake.device, fake.source, (ANY,))
         fake.refuses.add(what)
         with pytest.raises(DeviceError, match=r"Expected tensorrt 11 to take .*, got no reason: restart"):
-            network.enqueue(3, *arrays())
+            network.bind(3, *arrays())(3)
 
     def test_no_room_for_a_context_drops_the_frame(self, fake):
         fake.refuses.add("context")
         network = TensorRtNetwork(fake.device, fake.source, (ANY,))
         with pytest.raises(FrameError, match="GPU expects free memory") as caught:
-            network.enqueue(3, *arrays())
+            network.bind(3, *arrays())(3)
         assert caught.value.reason == "no_memory"
 
 
@@ -164,7 +172,7 @@ class TestOtherSizes:
         assert caught.value.reason == "no_engine"
         network._building.join()
         network.ready((512, 256))
-        network.enqueue(3, *arrays(512, 256))
+        network.bind(3, *arrays(512, 256))(3)
         network.ready((64, 64))  # the first engine stays
         exact = (ShapeRange((512, 256), (512, 256), (512, 256)),)
         assert [call[1] for call in fake.calls if call[0] == "build"] == [(ANY,), exact]
@@ -182,7 +190,7 @@ class TestOtherSizes:
     def test_a_size_that_was_not_made_ready_is_no_crash(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
         with pytest.raises(ModelError, match="call ready first"):
-            network.enqueue(3, *arrays(128, 128))
+            network.bind(3, *arrays(128, 128))
 
     def test_close_waits_for_the_build(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))

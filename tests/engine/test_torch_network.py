@@ -26,7 +26,7 @@ def answers(network, image, maps=6):
     out = np.zeros((1, maps, image.shape[2] // 2, image.shape[3] // 2), np.float32)
     torch_network = TorchNetwork(HostDevice({}), network, "f32", "cpu")
     torch_network.ready(image.shape[2:])
-    torch_network.enqueue(1, image, out)
+    torch_network.bind(1, image, out)(1)
     return out[0]
 
 

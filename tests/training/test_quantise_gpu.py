@@ -50,7 +50,7 @@ def sheet(spec: ModelSpec, seed: int) -> NDArray[np.float32]:
 
 def answer(network: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     maps = np.zeros((1, 6, pixels.shape[2] // 2, pixels.shape[3] // 2), np.float32)
-    TorchNetwork(HostDevice({}), network.read_bytes(), "f32", "cpu").enqueue(1, pixels, maps)
+    TorchNetwork(HostDevice({}), network.read_bytes(), "f32", "cpu").bind(1, pixels, maps)(1)
     return maps[0]
 
 
