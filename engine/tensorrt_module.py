@@ -29,14 +29,31 @@ class Edition:
         What was imported.
     name : str
         Of the module and its version: part of the cache key, an engine fits no other.
-    times_kernels : bool
-        Whether building runs kernels on the GPU to choose the fastest, which a timing cache then saves; RTX leaves the
-        choice to the machine that runs the engine.
+    rtx : bool
+        Whether it is TensorRT for RTX, which compiles kernels where the engine is run, not where it is built.
     """
 
     module: Any
     name: str
-    times_kernels: bool
+    rtx: bool
+
+    @property
+    def times_kernels(self) -> bool:
+        """Whether building runs kernels on the GPU to choose the fastest, which a timing cache then saves."""
+        return not self.rtx
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a run may be part of our graph. RTX goes on compiling for a shape, and makes graphs of its own."""
+        return not self.rtx
+
+    def context(self, engine: Any) -> Any:
+        """An execution context of an engine; None where its activations find no room."""
+        if not self.rtx:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
 
     @property
     def network_flags(self) -> int:
@@ -67,7 +84,7 @@ def edition_of(module: Any) -> Edition:
     if not is_rtx and int(version.split(".")[0]) < _OLDEST:
         raise ModelError(f"Expected TensorRT {_OLDEST} or newer, got {version}: {INSTALL}")
     module.Builder, module.Runtime  # noqa: B018 - AttributeError where the module is a stub
-    return Edition(module, f"{module.__name__} {version}", times_kernels=not is_rtx)
+    return Edition(module, f"{module.__name__} {version}", is_rtx)
 
 
 def _logger_class(module: Any) -> Any:

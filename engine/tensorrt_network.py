@@ -82,14 +82,13 @@ class TensorRtNetwork:
         Sizes of the network's input to begin with, a profile each; the first that holds a size runs it.
     """
 
-    capturable = True
-
     def __init__(self, device: Device, source: EngineSource, ranges: tuple[ShapeRange, ...]) -> None:
         self._device, self._source = device, source
         self._engines = [_load(device, source, ranges)]
         self._building: Thread | None = None
         self._built: list[Callable[[], _Engine]] = []
         self.backend = f"{source.edition.name} {source.precision}"
+        self.capturable = source.edition.capturable
 
     def ready(self, size: Size) -> None:
         """Return where an input of this size can be run.
@@ -194,7 +193,7 @@ class _Engine:
         return enqueue
 
     def _context(self, profile: int, stream: Stream) -> Any:
-        context = self._engine.create_execution_context()
+        context = self._source.edition.context(self._engine)
         if context is None:  # its activations did not find room
             raise FrameError("no_memory", f"GPU expects free memory, got {self._logger.last()}: free some, or bin")
         if not context.set_optimization_profile_async(profile, self._device.handle(stream)):

@@ -105,20 +105,27 @@ class TestEditions:
     """Where the editions differ, on stand-ins: only one of them can be installed here."""
 
     @pytest.mark.parametrize(
-        ("made", "name", "times"),
+        ("made", "name", "rtx"),
         [
-            (module(version="10.9.0.34"), "tensorrt 10.9.0.34", True),
-            (module(), "tensorrt 11.4.0", True),
-            (module("tensorrt_rtx", "1.7.1.116"), "tensorrt_rtx 1.7.1.116", False),
+            (module(version="10.9.0.34"), "tensorrt 10.9.0.34", False),
+            (module(), "tensorrt 11.4.0", False),
+            (module("tensorrt_rtx", "1.7.1.116"), "tensorrt_rtx 1.7.1.116", True),
         ],
     )
-    def test_name_and_timing(self, made, name, times):
+    def test_name_timing_and_graphs(self, made, name, rtx):
         edition = edition_of(made)
-        assert (edition.name, edition.times_kernels) == (name, times)
+        assert (edition.name, edition.times_kernels, edition.capturable) == (name, not rtx, not rtx)
+
+    def test_rtx_makes_graphs_of_its_own(self):
+        engine = SimpleNamespace(create_runtime_config=SimpleNamespace, create_execution_context=lambda *config: config)
+        strategies = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+        (config,) = Edition(module("tensorrt_rtx", "1.7", CudaGraphStrategy=strategies), "rtx", True).context(engine)
+        assert config.cuda_graph_strategy == "whole"
+        assert Edition(module(), "tensorrt 11", False).context(engine) == ()
 
     def test_strong_typing_is_asked_for_where_it_can_be(self):
-        old = Edition(module(NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1)), "tensorrt 10", True)
-        new = Edition(module(NetworkDefinitionCreationFlag=SimpleNamespace()), "tensorrt 12", True)
+        old = Edition(module(NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1)), "tensorrt 10", False)
+        new = Edition(module(NetworkDefinitionCreationFlag=SimpleNamespace()), "tensorrt 12", False)
         assert (old.network_flags, new.network_flags) == (2, 0)
 
     def test_one_that_is_too_old_is_refused(self):
@@ -165,6 +172,20 @@ class TestEditions:
             assert _use_timing(edition, config, content).content == used
             assert config.used == used
         assert _use_timing(edition_of(module("tensorrt_rtx", "1.7")), config, b"own") is None
+
+
+def test_the_installed_edition_has_what_is_asked_of_it(edition):
+    """By name: only a GPU could call it."""
+    parts = edition.module
+    for name in ("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3"):
+        assert callable(getattr(parts.IExecutionContext, name))
+    assert callable(parts.IExecutionContext.set_optimization_profile_async)
+    assert callable(parts.Runtime.deserialize_cuda_engine)
+    assert callable(parts.ICudaEngine.create_execution_context)
+    if edition.rtx:
+        assert callable(parts.ICudaEngine.create_runtime_config)
+        assert hasattr(parts.IRuntimeConfig, "cuda_graph_strategy")
+        assert hasattr(parts.CudaGraphStrategy, "WHOLE_GRAPH_CAPTURE")
 
 
 def test_the_logger_keeps_errors_in_one_line(edition):

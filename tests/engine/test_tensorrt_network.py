@@ -74,7 +74,7 @@ def fake(monkeypatch, cache):
         return Built(b"engine for " + repr(ranges).encode(), b"timings")
 
     monkeypatch.setattr(tensorrt_network, "build", fake_build)
-    edition = Edition(module, "tensorrt 11", times_kernels=True)
+    edition = Edition(module, "tensorrt 11", rtx=False)
     source = EngineSource(edition, "H200 sm_90", b"onnx", "0" * 64, "f16", 1, 6, cache)
     return SimpleNamespace(source=source, calls=calls, refuses=refuses, device=HostDevice({}))
 
