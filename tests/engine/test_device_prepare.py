@@ -89,6 +89,13 @@ def test_uneven_brightness_and_contrast(cuda_on_cpu, tiny_spec):
     expect_same(cuda_on_cpu, Frame(pixels, 0.2), replace(tiny_spec, normalise_A=6.0), atol=2e-3)
 
 
+def test_what_is_nearly_flat_is_not_blown_up(cuda_on_cpu, tiny_spec):
+    pixels = noise((128, 160), dtype=np.float32)
+    pixels[:, :80] = 100 + 1e-4 * (pixels[:, :80] - 100)  # 100,000 times less contrast than on the right
+    # There the last bits of the counts are visible.
+    expect_same(cuda_on_cpu, Frame(pixels, 0.2), replace(tiny_spec, normalise_A=1.0), atol=0.01)
+
+
 def test_padding_stays_zero(cuda_on_cpu, tiny_spec):
     out, _ = prepared_there(cuda_on_cpu, Frame(noise((50, 65)), 0.2), tiny_spec)
     assert out.shape == (64, 80)
