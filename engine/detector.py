@@ -82,7 +82,7 @@ def load_detector(
             fallback=fallback,
             every=device == "cuda:all",
         )
-    except ModelError as error:
+    except (ModelError, FrameError) as error:  # the latter where not even a context finds memory
         if device != "auto":
             raise
         _LOG.info("Computing on the CPU. %s", error)

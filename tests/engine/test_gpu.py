@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import ModelError, detector, gpu, load_detector
+from engine import FrameError, ModelError, detector, gpu, load_detector
 from engine.device_plan import DeviceNetwork
 from engine.gpu import first_range, load_on_gpu, map_count, network_bytes, open_tensorrt
 from engine.half import halved
@@ -100,6 +100,16 @@ class TestChoice:
             assert loaded.backend == "openvino f32"
         assert "Computing on the CPU. " in caplog.text
         assert "driver: none: install it" in caplog.text
+
+    def test_auto_falls_to_the_cpu_where_the_gpu_is_full(self, machine, tiny_model, monkeypatch):
+        def full(*arguments):
+            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        monkeypatch.setattr(gpu, "CupyDevice", full)
+        with load_detector(tiny_model, device="auto") as loaded:
+            assert loaded.backend.startswith("openvino")
+        with pytest.raises(FrameError, match="GPU expects free memory"):
+            load_detector(tiny_model, device="cuda")
 
     @pytest.mark.parametrize("part", ["obstacle", "device"])
     def test_cuda_does_not(self, machine, tiny_model, part):
