@@ -47,7 +47,7 @@ def measure_lineage(setting: Setting) -> dict[str, Any]:
         for name, model, known in (("network", setting.model, setting.spec), ("lineage network", spec_path, spec)):
             inputs[name] = prepare(recording.frames[0], known).pixels
             network = load_network(model, setting.precision, setting.threads)
-            measurements[name] = repeated(inference(network, inputs[name]), setting.seconds)
+            measurements[name] = repeated(inference(network, inputs[name], setting.threads), setting.seconds)
         rates = interleave(measurements, setting.rounds)
     result: dict[str, Any] = {name: summary(values) for name, values in rates.items()}
     result |= {

@@ -34,6 +34,7 @@ def load_detector(
     backend: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    at_once: int = 1,
     device: str | None = None,
     memory_MB: float = 4096,
 ) -> Detector:
@@ -49,6 +50,9 @@ def load_detector(
         "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32; on a GPU f16.
     threads : int, optional
         CPU threads; all cores unless told.
+    at_once : int
+        Threads that may call `infer` side by side; if more than 1, each runs the network alone. Of no
+        consequence on a GPU: any number may, and it works on one frame after the other.
     device : str, optional
         "cpu"; "cuda": the first GPU; "cuda:all": frames are dealt round all of them; "auto": the first GPU if it works.
         With the last two the CPU takes over when a GPU is lost later. Unless told, what the backend runs on, and the
@@ -65,11 +69,12 @@ def load_detector(
     path = find_spec(model)
     spec = ModelSpec.read(path)
     if device == "cpu":
-        return _load_on_cpu(spec, path.parent, precision, threads)
+        return _load_on_cpu(spec, path.parent, precision, threads, at_once)
     from engine.gpu import load_on_gpu
+    from engine.gpu_probe import load_driver
 
     def on_cpu() -> Detector:
-        return _load_on_cpu(spec, path.parent, "auto", threads)
+        return _load_on_cpu(spec, path.parent, "auto", threads, at_once)
 
     try:
         fallback = None if device == "cuda" else on_cpu
@@ -85,12 +90,13 @@ def load_detector(
     except (ModelError, FrameError) as error:  # the latter where not even a context finds memory
         if device != "auto":
             raise
-        _LOG.info("Computing on the CPU. %s", error)
-        return _load_on_cpu(spec, path.parent, precision, threads)
+        # Where nobody has a driver nobody expects a GPU: that is said by `doctor`, not at every start.
+        _LOG.log(logging.DEBUG if load_driver() is None else logging.INFO, "Computing on the CPU. %s", error)
+        return _load_on_cpu(spec, path.parent, precision, threads, at_once)
 
 
 class Detector:
-    """A loaded model. A context manager; `infer` is for one thread at a time, the other steps are for any."""
+    """A loaded model. A context manager; `infer` is for `at_once` threads at a time, the other steps are for any."""
 
     def __init__(self, spec: ModelSpec, network: Network) -> None:
         self.spec = spec
@@ -162,11 +168,12 @@ class Detector:
         self.close()
 
 
-def _load_on_cpu(spec: ModelSpec, folder: Path, precision: str, threads: int | None) -> Detector:
+def _load_on_cpu(spec: ModelSpec, folder: Path, precision: str, threads: int | None, at_once: int) -> Detector:
     precision = _choose_precision(precision, spec)
     weights = verified_weights(spec, folder, ".int8.xml" if precision == "int8" else ".onnx")
     maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
-    return Detector(spec, OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads))
+    network = OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads, at_once=at_once)
+    return Detector(spec, network)
 
 
 def _choose_device(device: str | None, backend: str) -> str:

@@ -31,7 +31,7 @@ _LOG = logging.getLogger("atomstream")
 
 
 class DeviceNetwork(Protocol):
-    """A network that runs on device memory; one thread at a time."""
+    """A network that runs on device memory; its detector lets in one thread at a time."""
 
     @property
     def backend(self) -> str:

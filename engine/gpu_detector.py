@@ -1,7 +1,7 @@
 """Frame in, Atoms out on a GPU: only raw pixels go up, only candidates come down.
 
-`prepare` and `infer` enqueue and return, `locate` waits. Frame n + 1 is uploaded while frame n is computed, if another
-thread locates: `prepare` and `infer` are for one thread, `locate` for any.
+`prepare` and `infer` enqueue and return, `locate` waits. Every step is for any thread: frame n + 1 is uploaded while
+frame n is computed as soon as two threads have a frame each, or one prepares while another locates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,7 @@ class GpuDetector(Detector):
         self._most_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
         self._plans: OrderedDict[Kind, Plan] = OrderedDict()
         self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
+        self._order = RLock()  # of what goes into the streams; never held while waiting for a place or the device
         self._fallback, self._handing_over = fallback, Lock()
         self._cpu: Detector | None = None
 
@@ -125,7 +126,8 @@ class GpuDetector(Detector):
         if self._cpu is not None:
             return self._cpu.prepare(frame)
         try:
-            plan = self._plan_for(frame)
+            with self._order:
+                plan = self._plan_for(frame)
             ticket = Ticket(plan)
             self._upload(frame, ticket.place)
         except DeviceError as error:
@@ -138,10 +140,11 @@ class GpuDetector(Detector):
             return self._other().infer(prepared)
         plan, place = prepared.ticket.plan, prepared.ticket.place
         try:
-            self._device_network.ready(plan.strip_size)
-            self._device.wait(self._computes, place.uploaded)
-            plan.run(self._computes, place)
-            self._device.record(place.done, self._computes)
+            with self._order:
+                self._device_network.ready(plan.strip_size)
+                self._device.wait(self._computes, place.uploaded)
+                plan.run(self._computes, place)
+                self._device.record(place.done, self._computes)
         except DeviceError as error:
             self._take_over(error)
             raise FrameError("internal", f"{error}; the CPU takes over") from None
@@ -204,14 +207,17 @@ class GpuDetector(Detector):
         there = None if isinstance(frame.pixels, np.ndarray) else self._device.adopt(frame.pixels)
         if there is None:
             stage(frame.pixels, place.raw_host)
-            self._device.upload(self._uploads, place.raw, place.raw_host)
-        else:
-            self._device.follow(self._uploads)
-            self._device.copy(self._uploads, place.raw, there)  # COPY: within the GPU
         if frame.mask is not None and place.mask_host is not None:
             stage(frame.mask, place.mask_host)
-            self._device.upload(self._uploads, place.mask, place.mask_host)
-        self._device.record(place.uploaded, self._uploads)
+        with self._order:
+            if there is None:
+                self._device.upload(self._uploads, place.raw, place.raw_host)
+            else:
+                self._device.follow(self._uploads)
+                self._device.copy(self._uploads, place.raw, there)  # COPY: within the GPU
+            if place.mask_host is not None:
+                self._device.upload(self._uploads, place.mask, place.mask_host)
+            self._device.record(place.uploaded, self._uploads)
 
     def _found(self, place: Place) -> NDArray[Any]:
         """The candidates of a place that is done."""
@@ -220,17 +226,19 @@ class GpuDetector(Detector):
             return rows
         # More than one cell in eight: plateaus. Rare enough for memory of its own and a wait of its own.
         everything = self._device.pinned(((1 + count) * CANDIDATE.itemsize,), np.uint8)
-        self._device.download(self._fetches, everything, place.found[: everything.size])
         arrived = self._device.event()
-        self._device.record(arrived, self._fetches)
+        with self._order:
+            self._device.download(self._fetches, everything, place.found[: everything.size])
+            self._device.record(arrived, self._fetches)
         self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
         return candidates_in(everything)[1]
 
     def _shrink(self, error: FrameError) -> None:
         """After a run that found no memory: smaller strips from the next frame on."""
         if error.reason == "no_memory":
-            self._most_pixels //= 2
-            self._plans.clear()
+            with self._order:
+                self._most_pixels //= 2
+                self._plans.clear()
             _LOG.warning("Out of GPU memory: strips of at most %d network pixels from now on", self._most_pixels)
 
     def _take_over(self, error: DeviceError) -> Detector:
@@ -241,7 +249,8 @@ class GpuDetector(Detector):
             if self._cpu is None:
                 _LOG.error("%s; the CPU takes over", one_line(error))
                 self._cpu = self._fallback()
-                self._plans.clear()
+                with self._order:
+                    self._plans.clear()
             return self._cpu
 
     def _other(self) -> Detector:

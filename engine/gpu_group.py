@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from engine.atoms import Atoms
 from engine.detector import Detector
@@ -32,15 +33,12 @@ class DealtMaps(Maps):
 
 
 class GpuGroup(Detector):
-    """Detectors of one model, each on a GPU of its own; closed with the group.
-
-    `prepare` and `infer` are for one thread, `locate` for any, as with each of them.
-    """
+    """Detectors of one model, each on a GPU of its own; closed with the group. Every step is for any thread."""
 
     def __init__(self, members: Sequence[GpuDetector]) -> None:
         self.spec = members[0].spec
         self._members = tuple(members)
-        self._next = 0
+        self._next, self._dealing = 0, Lock()
 
     @property
     def backend(self) -> str:
@@ -54,8 +52,9 @@ class GpuGroup(Detector):
 
     def prepare(self, frame: Frame) -> Prepared:
         """Upload a frame to the GPU whose turn it is."""
-        member = self._turn()
-        self._next += 1
+        with self._dealing:
+            member = self._turn()
+            self._next += 1
         inner = member.prepare(frame)
         return DealtPrepared(inner.pixels, inner.scale, inner.shape, member, inner)
 

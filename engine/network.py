@@ -1,14 +1,17 @@
 """The network: prepared pixels in, maps out. One Protocol; OpenVINO runs it on the CPU.
 
-`infer` blocks and releases the GIL; one thread at a time may call it.
+`infer` blocks and releases the GIL; as many threads at a time may call it as it was loaded for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from threading import Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +22,8 @@ from engine.errors import ModelError
 
 MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination
 _SETTLED = 4  # so many frames of one shape in a row, and the network is compiled for it alone
+
+Requests = SimpleQueue[ov.InferRequest]  # of one compiled network, those that are free
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,10 +102,14 @@ class OpenVinoNetwork:
     channels, maps : int
         Channels of its input and output; ModelError where the file has others.
     threads : int, optional
-        CPU threads; all cores unless told.
+        CPU threads of a frame; all cores unless told.
+    at_once : int
+        If more than 1: so many frames side by side, each in the calling thread alone. More frames a second, each later.
     """
 
-    def __init__(self, path: Path, precision: str, *, channels: int, maps: int, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, precision: str, *, channels: int, maps: int, threads: int | None = None, at_once: int = 1
+    ) -> None:
         self._core = _core()
         try:
             self._model = self._core.read_model(path)
@@ -112,11 +121,15 @@ class OpenVinoNetwork:
         _expect_channels(self._model, path, channels, maps)
         # The arithmetic of an INT8 file's other layers: bf16 would round offsets of some pixels by a hundredth of one.
         hint = "f32" if precision == "int8" else precision
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        if at_once > 1:  # no streams: in the thread that calls, whose core then has the answer at hand
+            self._options |= {"NUM_STREAMS": 0, "INFERENCE_NUM_THREADS": 1}
+        self._at_once = at_once
         self._any = self._compile()
-        self._settled: tuple[tuple[int, ...], ov.InferRequest] | None = None
+        self._settled: tuple[tuple[int, ...], Requests] | None = None
+        self._choosing = Lock()
         self._settling: Thread | None = None
         self._seen: tuple[tuple[int, ...], int] = ((), 0)
         self.backend = f"openvino {precision}"
@@ -129,13 +142,23 @@ class OpenVinoNetwork:
         pixels : (1, C, H, W) float32, C-contiguous
             As `prepare` gives them.
         """
-        request = self.request(pixels.shape)
-        result = request.infer([pixels], share_inputs=True, share_outputs=True)
-        # COPY: the request writes its next answer into the same buffer.
-        return Maps(result[0][0].copy())
+        with self.request(pixels.shape) as request:
+            result = request.infer([pixels], share_inputs=True, share_outputs=True)
+            # COPY: the request writes its next answer into the same buffer.
+            return Maps(result[0][0].copy())
 
-    def request(self, shape: tuple[int, ...]) -> ov.InferRequest:
-        """What runs inputs of this shape best at the moment."""
+    @contextmanager
+    def request(self, shape: tuple[int, ...]) -> Iterator[ov.InferRequest]:
+        """What runs inputs of this shape best at the moment, for the caller alone; blocks while all are taken."""
+        with self._choosing:
+            requests = self._best(shape)
+        request = requests.get()
+        try:
+            yield request
+        finally:
+            requests.put(request)
+
+    def _best(self, shape: tuple[int, ...]) -> Requests:
         self._seen = (shape, self._seen[1] + 1 if self._seen[0] == shape else 1)
         settled = self._settled  # read once: the thread that compiles may replace it at any moment
         if settled is not None and settled[0] == shape:
@@ -153,13 +176,17 @@ class OpenVinoNetwork:
         """Free the compiled networks."""
         if self._settling is not None:
             self._settling.join()
-        self._settled = self._any = None
+        self._settled, self._any = None, SimpleQueue()
 
-    def _compile(self, shape: tuple[int, ...] | None = None) -> ov.InferRequest:
+    def _compile(self, shape: tuple[int, ...] | None = None) -> Requests:
         model = self._model.clone()
         if shape is not None:
             model.reshape(list(shape))
-        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        compiled = self._core.compile_model(model, "CPU", self._options)
+        requests: Requests = SimpleQueue()
+        for _ in range(self._at_once):
+            requests.put(compiled.create_infer_request())
+        return requests
 
 
 def cpu_precisions() -> tuple[str, ...]:
@@ -175,6 +202,8 @@ def _core() -> ov.Core:
 
     The next Ctrl-C would then end the process with a segmentation fault.
     """
+    # Two threads whose first arrays meet in the bindings wait for each other for ever: the first one is made here.
+    ov.Tensor(np.zeros(1, np.float32))
     return ov.Core()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,9 +19,11 @@ COVERED = 0.5  # contamination from which an atom is flagged
 CALIBRATION = 1.0  # true error over the predicted one
 LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
 
+_BESIDE = np.array([[-1], [0], [1]])
 _AROUND = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(2, 9, 1)  # the peak's cell is the fifth
 
 Column = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 
 
 def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: ModelSpec) -> Atoms:
@@ -39,23 +43,27 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
     Atoms
         Sorted by y, then x; those whose position lies outside the frame are left out.
     """
-    rows, columns = peaks[:, 0], peaks[:, 1]
+    cells = peaks[:, 0] * maps.score.shape[1] + peaks[:, 1]
+    score, log_sigma, contamination = (
+        channel.ravel().take(cells) for channel in (maps.score, maps.log_sigma, maps.contamination)
+    )
     # Network pixel to frame pixel: the outer edges of both coincide, pixel centres are integers.
     scale = np.array(prepared.scale, np.float32)[:, None]
     y, x = (positions(peaks, maps, spec) + np.float32(0.5)) * scale - np.float32(0.5)
-    sigma = np.exp(np.clip(maps.log_sigma[rows, columns], -LOG_SIGMA, LOG_SIGMA))
+    to_edge = _distance_to_edge(y, x, frame.shape)
+    flags = (contamination > COVERED) * np.uint8(CONTAMINATED)
+    flags |= (to_edge * frame.sampling_A < EDGE_A) * np.uint8(EDGE)
+    sigma = np.exp(np.clip(log_sigma, -LOG_SIGMA, LOG_SIGMA))
     atoms = Atoms(
         y=y,
         x=x,
         class_id=_class_id(maps, peaks),
-        score=maps.score[rows, columns],
+        score=score,
         sigma_pm=sigma * np.float32(CALIBRATION * spec.sampling_A * 100),
         agreement=np.ones(len(peaks), np.float32),
-        flags=np.where(maps.contamination[rows, columns] > COVERED, CONTAMINATED, 0).astype(np.uint8),
+        flags=flags,
     )
-    to_edge = _distance_to_edge(atoms, frame.shape)
-    atoms.flags[to_edge * frame.sampling_A < EDGE_A] |= EDGE
-    inside = np.flatnonzero(to_edge >= 0)
+    inside = np.flatnonzero(to_edge >= 0)  # False where there is no position
     return atoms.select(inside[np.lexsort((x[inside], y[inside]))])
 
 
@@ -66,13 +74,12 @@ def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:
     separation are averaged, weighted with the inverse of their predicted variance.
     """
     height, width = maps.score.shape
-    cells = peaks.T[:, None, :] + _AROUND
-    last = np.array([[[height - 1]], [[width - 1]]])
-    exists = ((cells >= 0) & (cells <= last)).all(axis=0)
-    rows, columns = np.clip(cells, 0, last)
+    rows, columns = peaks[:, 0] + _BESIDE, peaks[:, 1] + _BESIDE
+    exists = _both((rows >= 0) & (rows < height), (columns >= 0) & (columns < width), np.logical_and)
+    cells = _both(np.clip(rows, 0, height - 1) * width, np.clip(columns, 0, width - 1), np.add)
 
     # From the peak's own cell, where float32 is fine enough for any frame.
-    values = maps.values[2:5].reshape(3, -1).take(rows * width + columns, axis=1)
+    values = maps.values[2:5].reshape(3, -1).take(cells, axis=1)
     predicted = np.float32(spec.stride) * _AROUND.astype(np.float32) + values[:2]
     apart = predicted - predicted[:, 4:5]
     agrees = exists & (np.square(apart).sum(axis=0) <= np.square(spec.separation_A / spec.sampling_A / 2))
@@ -87,8 +94,13 @@ def _class_id(maps: Maps, peaks: Cells) -> NDArray[np.uint8]:
     return np.asarray(maps.classes[:, peaks[:, 0], peaks[:, 1]].argmax(axis=0), np.uint8)
 
 
-def _distance_to_edge(atoms: Atoms, shape: tuple[int, int]) -> Column:
-    """Frame pixels to the nearest outer edge of the frame; negative outside, -inf where there is no position."""
-    height, width = shape
-    sides = [atoms.y + 0.5, height - 0.5 - atoms.y, atoms.x + 0.5, width - 0.5 - atoms.x]
-    return np.asarray(np.nan_to_num(np.min(sides, axis=0), nan=-np.inf))
+def _both(of_rows: NDArray[T], of_columns: NDArray[T], combine: np.ufunc) -> NDArray[T]:
+    """(9, N) from three rows (3, N) and three columns (3, N), in the order of _AROUND."""
+    return np.asarray(combine(of_rows[:, None], of_columns[None])).reshape(9, -1)
+
+
+def _distance_to_edge(y: Column, x: Column, shape: tuple[int, int]) -> Column:
+    """Frame pixels to the nearest outer edge of the frame; negative outside, NaN where there is no position."""
+    (height, width), half = shape, np.float32(0.5)
+    nearest = np.minimum(y + half, np.float32(height) - half - y)
+    return np.asarray(np.minimum(nearest, np.minimum(x + half, np.float32(width) - half - x)))

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 import textwrap
 import tomllib
@@ -22,6 +23,7 @@ from engine.errors import ConfigError, FileError
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST = 1e12
 _MOST_WAITING = 1_000_000
+_MOST_SIDE_BY_SIDE = 8  # unless told: each holds a copy of the network's buffers
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -56,6 +58,14 @@ class ServeConfig:
     backend: str = _option("auto", "what runs the network: openvino on the CPU, tensorrt or torch on a GPU, or auto")
     precision: str = _option("auto", "auto, f32, bf16, f16 or int8; auto takes the fastest that model and device have")
     threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1, most=1024)
+
+    frames_at_once: int | None = _option(
+        None,
+        "frames in the network side by side, if more than 1 each on one core; "
+        "unset: 1 with policy latest, for the least latency; one a thread, up to 8, with lossless, for the most frames",
+        least=1,
+        most=64,
+    )
 
     input: str = _option("tcp://127.0.0.1:5555", "endpoint that frames come from", section="Frames in")
     input_role: str = _option("connect", "who waits for whom", choices=("connect", "bind"))
@@ -129,6 +139,13 @@ class ServeConfig:
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "
                 "slow SUB, so send with PUSH and set socket = pull, or choose policy 'latest'"
             )
+
+    @property
+    def side_by_side(self) -> int:
+        """Frames in the network at once."""
+        if self.frames_at_once is not None:
+            return self.frames_at_once
+        return 1 if self.policy == "latest" else min(_MOST_SIDE_BY_SIDE, self.threads or os.cpu_count() or 1)
 
 
 def read_config(path: Path | None, flags: Mapping[str, str | bool | None]) -> ServeConfig:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from engine.errors import AtomstreamError, ConfigError
+from engine.shipped import find_spec
+from engine.spec import ModelSpec
 from stream.cli import main
 
 HELP = "a simulated camera, the service and the overlay page, in one command"
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     """Run until Ctrl-C, for as long as told, or until a child ends that should not."""
     if options.seconds is not None and not options.seconds > 0:
         raise ConfigError(f"--seconds: expected a number over 0, got {options.seconds:g}: leave it out to run on")
+    ModelSpec.read(find_spec(options.model))  # what is no model is said once, before anything is started
     ports = {name: free_port(default) for name, default in _PORTS.items()}
     frames, results = (f"tcp://127.0.0.1:{ports[name]}" for name in ("frames", "results"))
     served = [f"--input={frames}", f"--output={results}", f"--metrics-port={ports['metrics']}"]

@@ -1,4 +1,4 @@
-"""One exposure on its way: what the receive thread makes of a message, the engine thread of that, the publish thread.
+"""One exposure on its way: what the receive thread makes of a message, an engine thread of that, the publish thread.
 
 Times named `_s` count from an arbitrary moment unless they say otherwise.
 """
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from engine.atoms import Atoms
 from engine.frame import Frame
-from engine.network import Maps
-from engine.prepare import Prepared
 from stream.messages import Message
 
 
@@ -44,17 +42,17 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Inferred:
-    """An exposure that went through the network; `frame` has the references applied."""
+class Located:
+    """An exposure with its atoms; `frame` has the references applied."""
 
     exposure: Exposure
     frame: Frame
-    prepared: Prepared
-    maps: Maps
+    atoms: Atoms
     warnings: tuple[str, ...]
     begun_s: float
     prepared_s: float
     inferred_s: float
+    located_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,29 +69,26 @@ class Answer:
         Whether the latency is within the frame interval; None while that is unknown.
     """
 
-    inferred: Inferred
-    atoms: Atoms
+    located: Located
     stages_s: dict[str, float]
     age_s: float
     latency_s: float
     in_time: bool | None
 
     @classmethod
-    def of(cls, inferred: Inferred, atoms: Atoms, taken_s: float, answered_s: float) -> Answer:
-        """From when the publish thread took it to when its atoms were there."""
-        exposure = inferred.exposure
-        waited_s = (inferred.begun_s - exposure.decoded_s) + (taken_s - inferred.inferred_s)
+    def of(cls, located: Located, answered_s: float) -> Answer:
+        """When its turn to be published has come."""
+        exposure = located.exposure
         age_s = answered_s - exposure.arrival_s
         latency_s = age_s + (exposure.transport_s or 0.0)
         return cls(
-            inferred,
-            atoms,
+            located,
             stages_s={
                 "decode": exposure.decoded_s - exposure.arrival_s,
-                "wait": waited_s,
-                "prepare": inferred.prepared_s - inferred.begun_s,
-                "network": inferred.inferred_s - inferred.prepared_s,
-                "locate": answered_s - taken_s,
+                "wait": (located.begun_s - exposure.decoded_s) + (answered_s - located.located_s),
+                "prepare": located.prepared_s - located.begun_s,
+                "network": located.inferred_s - located.prepared_s,
+                "locate": located.located_s - located.inferred_s,
             },
             age_s=age_s,
             latency_s=latency_s,

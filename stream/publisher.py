@@ -74,7 +74,7 @@ def model_header(spec: ModelSpec, backend: str) -> dict[str, Any]:
 
 def atoms_header(answer: Answer, model: dict[str, Any]) -> dict[str, Any]:
     """The header of an `atoms` message; `model` from `model_header`."""
-    exposure = answer.inferred.exposure
+    exposure = answer.located.exposure
     message, frame = exposure.message, exposure.frame
     return {
         "frame": message.number,
@@ -82,7 +82,7 @@ def atoms_header(answer: Answer, model: dict[str, Any]) -> dict[str, Any]:
         "timestamp": message.timestamp_s,
         "shape": frame.shape,
         "sampling_A": frame.sampling_A,
-        "count": len(answer.atoms),
+        "count": len(answer.located.atoms),
         **model,
         "dose_e_A2": frame.dose_e_A2,
         "dose_total_e_A2": round(exposure.dose_total_e_A2, 3),
@@ -92,14 +92,14 @@ def atoms_header(answer: Answer, model: dict[str, Any]) -> dict[str, Any]:
         "clock_difference_ms": milliseconds(exposure.clock_difference_s),
         "frame_interval_ms": milliseconds(exposure.interval_s),
         "in_time": answer.in_time,
-        "warnings": answer.inferred.warnings,
+        "warnings": answer.located.warnings,
         "header": message.header,
     }
 
 
 def preview_header(answer: Answer, picture: NDArray[np.uint8]) -> dict[str, Any]:
     """The header of the `preview` message that shows the frame of this answer."""
-    exposure = answer.inferred.exposure
+    exposure = answer.located.exposure
     return {
         "frame": exposure.message.number,
         "series": exposure.message.series,

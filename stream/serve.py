@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
         _write(Path(options.write_config), config_text(config))
         return 0
     with (
-        load_detector(config.model, config.backend, config.precision, config.threads, config.device) as detector,
+        load_detector(
+            config.model, config.backend, config.precision, config.threads, config.side_by_side, config.device
+        ) as detector,
         _stop_on_signals() as stop,
         Service(config, detector) as service,
         _display(config, service) as show,

@@ -1,6 +1,6 @@
-"""Frames in, atoms out: three threads, receive and decode, engine, publish, and what waits between them.
+"""Frames in, atoms out: threads that receive and decode, find atoms, and publish, and what waits between them.
 
-While the publish thread locates the atoms of one frame, the network already runs on the next.
+One engine thread takes a frame from pixels to atoms; with policy lossless there are several, each on another frame.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from engine.detector import Detector
 from engine.errors import FrameError
 from stream.accounting import REASONS, Accounting, Totals
 from stream.config import ServeConfig
-from stream.exposure import Answer, Exposure, Inferred
+from stream.exposure import Answer, Exposure, Located
 from stream.intake import Intake
 from stream.journal import Journal
 from stream.metrics import Metrics
 from stream.publisher import Publisher, atoms_header, draw_preview, milliseconds, model_header, preview_header
 from stream.receiver import Receiver
 from stream.references import References
-from stream.slots import BoundedQueue, LatestSlot, Slot
+from stream.slots import BoundedQueue, LatestSlot, Slot, Turns
 
 _TICK_S = 0.1  # how soon a thread that waits sees that it should stop
 _FINISH_S = 10.0  # how long policy lossless may go on with what waits once it is told to stop
 _EVENTS_KEPT = 100
+_BESIDE = 2  # engine threads that prepare and locate frames beside those whose frames are in the network
 _CUT_OFF = 2  # ZeroMQ cuts a sender off at so many times the limit: what is less over it is a counted drop
 
 
@@ -50,7 +51,8 @@ class Service:
         self._references = References.read(config.dark_reference, config.gain_reference)
         self._model = model_header(detector.spec, detector.backend)
         self._slot: Slot[Exposure] = LatestSlot() if config.policy == "latest" else BoundedQueue(config.queue_frames)
-        self._handover: Slot[Inferred] = BoundedQueue(1)
+        self._turns = Turns()
+        self._handover: Slot[Located] = BoundedQueue(1)
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._journal = Journal(self._tell_fault, time.monotonic)
         self._stopping = Event()
@@ -58,10 +60,10 @@ class Service:
         self._next_preview_s = 0.0
         self._begun_s = time.perf_counter()
         self._status_before = (self._begun_s, 0, 0)
-        self._threads = [
-            Thread(target=loop, name=name, daemon=True)
-            for name, loop in (("receive", self._receive), ("engine", self._infer), ("publish", self._publish))
-        ]
+        self._receiving = Thread(target=self._receive, name="receive", daemon=True)
+        engines = range(_engines(config.side_by_side))
+        self._engines = [Thread(target=self._find_atoms, name=f"engine {k}", daemon=True) for k in engines]
+        self._publishing = Thread(target=self._publish, name="publish", daemon=True)
         self.accounting = Accounting()
         self.metrics = Metrics(
             config.source_name, detector.spec.name, detector.backend, detector.spec.classes, self._slot.__len__
@@ -91,23 +93,26 @@ class Service:
             if config.metrics_port:
                 stack.enter_context(self.metrics.serve(config.metrics_host, config.metrics_port))
             self._open = stack.pop_all()
-        for thread in self._threads:
+        for thread in (self._receiving, *self._engines, self._publishing):
             thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        receive, engine, publish = self._threads
         self._stopping.set()
         self._slot.close()
-        receive.join()
+        self._receiving.join()
         if self._config.policy == "lossless":
-            engine.join(_FINISH_S)
+            until_s = time.monotonic() + _FINISH_S
+            for engine in self._engines:
+                engine.join(max(0.0, until_s - time.monotonic()))
         for _ in self._slot.drain():
             self._drop("stopping")
-        engine.join()
-        publish.join()
+        for engine in self._engines:
+            engine.join()
+        self._handover.close()
+        self._publishing.join()
         self._open.close()
 
     @property
@@ -138,37 +143,41 @@ class Service:
             if self._slot.put(exposure) is not None:
                 self._drop("stopping" if self._stopping.is_set() else "superseded")
 
-    # ---- engine thread ----
+    # ---- engine threads ----
 
-    def _infer(self) -> None:
-        while (exposure := self._slot.get()) is not None:
+    def _find_atoms(self) -> None:
+        while (taken := self._turns.take(self._slot.get)) is not None:
+            number, exposure = taken
             try:
-                inferred = self._run_network(exposure)
+                located: Located | None = self._locate(exposure)
             except Exception as error:
+                located = None
                 self._refuse(error)
-            else:
-                self._handover.put(inferred)
-        self._handover.close()
+            with self._turns.turn(number):
+                if located is not None:
+                    self._handover.put(located)
 
-    def _run_network(self, exposure: Exposure) -> Inferred:
+    def _locate(self, exposure: Exposure) -> Located:
         begun_s = time.perf_counter()
         warnings = self._detector.check(exposure.frame)
         frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
         prepared = self._detector.prepare(frame)
         prepared_s = time.perf_counter()
         maps = self._detector.infer(prepared)
-        return Inferred(exposure, frame, prepared, maps, warnings, begun_s, prepared_s, time.perf_counter())
+        inferred_s = time.perf_counter()
+        atoms = self._detector.locate(frame, prepared, maps)
+        return Located(exposure, frame, atoms, warnings, begun_s, prepared_s, inferred_s, time.perf_counter())
 
     # ---- publish thread ----
 
     def _publish(self) -> None:
         next_status_s = self._begun_s
         while not self._handover.finished:
-            inferred = self._handover.get(_TICK_S)
+            located = self._handover.get(_TICK_S)
             taken_s = time.perf_counter()
-            if inferred is not None:
+            if located is not None:
                 try:
-                    self._answer(inferred, taken_s)
+                    self._answer(located, taken_s)
                 except Exception as error:
                     self._refuse(error)
             try:
@@ -183,16 +192,13 @@ class Service:
         self._send_events()
         self._send_status()
 
-    def _answer(self, inferred: Inferred, taken_s: float) -> None:
-        """Locate the atoms of a frame, publish them, and book it."""
-        atoms = self._detector.locate(inferred.frame, inferred.prepared, inferred.maps)
-        answer = Answer.of(inferred, atoms, taken_s, time.perf_counter())
-        published_from_s = time.perf_counter()
-        self._begin_series(inferred.exposure)
+    def _answer(self, located: Located, answered_s: float) -> None:
+        """Publish the atoms of a frame, and book it."""
+        atoms, answer = located.atoms, Answer.of(located, answered_s)
+        self._begin_series(located.exposure)
         self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
-        stages_s = answer.stages_s | {"publish": time.perf_counter() - published_from_s}
+        stages_s = answer.stages_s | {"publish": time.perf_counter() - answered_s}
         self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id)
-        answered_s = inferred.exposure.arrival_s + answer.age_s
         self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms))
         self._send_preview(answer)
 
@@ -202,7 +208,7 @@ class Service:
             return
         self._next_preview_s = now_s + 1 / rate
         try:
-            frame = answer.inferred.frame
+            frame = answer.located.frame
             picture = draw_preview(frame.pixels, frame.mask, self._config.preview_size)
             self._publisher.publish("preview", preview_header(answer, picture), picture)
         except Exception as error:  # the frame is answered: a picture less is a fault, not a drop
@@ -258,6 +264,10 @@ class Service:
 
     def _tell_fault(self, reason: str, message: str) -> None:
         self._events.append({"event": "fault", "reason": reason, "message": message})
+
+
+def _engines(at_once: int) -> int:
+    return at_once if at_once == 1 else at_once + _BESIDE
 
 
 def status_header(totals: Totals) -> dict[str, Any]:

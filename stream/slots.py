@@ -1,13 +1,16 @@
 """What waits between two threads: `LatestSlot`, where the newest wins, and `BoundedQueue`, which holds the putter back.
 
 Whatever `put` returns will never be got: the one that was replaced, or the item itself once the slot is closed.
+`Turns` keeps the order of what several threads take from a slot.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from threading import Condition
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Condition, Lock
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -89,3 +92,34 @@ class BoundedQueue(Slot[T]):
             self._items.append(item)
             self._changed.notify_all()
             return None
+
+
+class Turns:
+    """Work that several threads do side by side is handed on in the order in which it was taken up."""
+
+    def __init__(self) -> None:
+        self._taking = Lock()
+        self._changed = Condition()
+        self._taken = 0
+        self._next = 0
+
+    def take(self, get: Callable[[], T | None]) -> tuple[int, T] | None:
+        """What `get` gives, with its number; None once it gives nothing. One thread at a time gets."""
+        with self._taking:
+            item = get()
+            if item is None:
+                return None
+            self._taken += 1
+            return self._taken - 1, item
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[None]:
+        """Blocks until the work of all earlier numbers is handed on; every number that was taken needs its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == number)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._next += 1
+                self._changed.notify_all()

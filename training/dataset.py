@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.prepare import prepare
 from training.exit_waves import Specimen
-from training.imaging import Shot, shoot
+from training.imaging import ImageRanges, Shot, shoot
 from training.recipes.recipe import Recipe
 from training.targets import targets
 
@@ -29,15 +29,16 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.recipe.seed, self.first + index))
-        pairs = [crop(shot, self.recipe, rng) for shot in self._shots(rng)]
+        step = (self.first + index) * VIEWS // self.recipe.batch
+        pairs = [crop(shot, self.recipe, rng) for shot in self._shots(self.recipe.images_at(step), rng)]
         return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
 
-    def _shots(self, rng: np.random.Generator) -> list[Shot]:
+    def _shots(self, images: ImageRanges, rng: np.random.Generator) -> list[Shot]:
         size_A = self.recipe.crop_px * self.recipe.spec.sampling_A
         field_A = (size_A + _FIELD_MARGIN_A[0], size_A + _FIELD_MARGIN_A[1])
         while True:
             specimen = self.specimens[rng.integers(len(self.specimens))]
-            shots = shoot(specimen, self.recipe.images, field_A, rng, views=VIEWS, tries=4)
+            shots = shoot(specimen, images, field_A, rng, views=VIEWS, tries=4)
             if shots:
                 return shots
 

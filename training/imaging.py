@@ -30,7 +30,7 @@ class ImageRanges:
     Cs_A: Range = (-2e5, 2e5)
     astigmatism_A: Range = (0.0, 30.0)
     coma_A: Range = (0.0, 400.0)
-    threefold_A: Range = (0.0, 300.0)
+    threefold_A: Range = (0.0, 1600.0)
     tilt_mrad: float = 1.0
     focal_spread_A: Range = (20.0, 40.0)
     convergence_mrad: Range = (0.0, 0.3)
@@ -46,6 +46,7 @@ class ImageRanges:
     uneven_focus_chance: float = 0.25
     contamination_chance: float = 0.4
     eight_bit_chance: float = 0.3
+    least_cosine: float = 0.3  # of the phase invariant, for a setting to be decidable
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def shoot(
         optics = draw_optics(ranges, rng)
         clean, shift_A = image_spectrum(specimen.wave, SAMPLING_A, optics)
         view = draw_view(specimen, ranges, field_A, rng)
-        decided = is_decidable(clean, specimen, view, shift_A)
+        decided = is_decidable(clean, specimen, view, shift_A, ranges.least_cosine)
         if not decided and not undecidable:
             continue
         wave, covered = specimen.wave, np.zeros(specimen.wave.shape, np.float32)
@@ -188,14 +189,17 @@ def shoot(
     return []
 
 
-def is_decidable(spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float]) -> bool:
+def is_decidable(
+    spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float], least_cosine: float
+) -> bool:
     """The rule of training.decidable on the part of the specimen in view."""
     image = scipy.fft.ifft2(spectrum).real.astype(np.float32)
     half = max(view.shape[0] * view.sampling_A / 2, 18.0)
     low = np.clip(np.array(view.centre_A) - half, 0, specimen.cell_A - 2 * half)
     a, b = ((low / SAMPLING_A).astype(int), ((low + 2 * half) / SAMPLING_A).astype(int))
     origin = a * SAMPLING_A - SAMPLING_A / 2
-    return decidable(image[a[0] : b[0], a[1] : b[1]], specimen.positions_A + shift_A - origin, SAMPLING_A)
+    part = image[a[0] : b[0], a[1] : b[1]]
+    return decidable(part, specimen.positions_A + shift_A - origin, SAMPLING_A, least_cosine)
 
 
 def project(spectrum: NDArray[np.complex64], view: View, mtf_fall: float) -> NDArray[np.float32]:
@@ -242,7 +246,7 @@ def _other_focus(
         return None
     bent = replace(optics, defocus_A=rng.uniform(*ranges.defocus_A))
     spectrum, shift_A = image_spectrum(wave, SAMPLING_A, bent)
-    return spectrum if is_decidable(spectrum, specimen, view, shift_A) else None
+    return spectrum if is_decidable(spectrum, specimen, view, shift_A, ranges.least_cosine) else None
 
 
 def _blend_across(

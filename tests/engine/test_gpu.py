@@ -92,14 +92,18 @@ class TestChoice:
             with pytest.raises(ModelError, match="Expected TensorRT, got none"):
                 load_detector(tiny_model, backend="tensorrt", device=device)
 
+    @pytest.mark.parametrize(("driver", "said"), [(None, False), (object(), True)])
     @pytest.mark.parametrize("part", ["obstacle", "device"])
-    def test_auto_falls_to_the_cpu_and_says_why(self, machine, tiny_model, monkeypatch, caplog, part):
+    def test_auto_falls_to_the_cpu_and_says_why_where_a_gpu_may_be(
+        self, machine, tiny_model, monkeypatch, caplog, part, driver, said
+    ):
         monkeypatch.setattr(detector, "cpu_precisions", lambda: ("f32",))
+        monkeypatch.setattr("engine.gpu_probe.load_driver", lambda: driver)
         machine.errors[part] = "driver: none: install it"
         with caplog.at_level("INFO"), load_detector(tiny_model, device="auto") as loaded:
             assert loaded.backend == "openvino f32"
-        assert "Computing on the CPU. " in caplog.text
-        assert "driver: none: install it" in caplog.text
+        assert ("Computing on the CPU. " in caplog.text) == said
+        assert ("driver: none: install it" in caplog.text) == said
 
     def test_auto_falls_to_the_cpu_where_the_gpu_is_full(self, machine, tiny_model, monkeypatch):
         def full(*arguments):

@@ -18,6 +18,7 @@ import pytest
 
 from engine import list_models
 from engine.errors import AtomstreamError
+from engine.shipped import find_spec
 from stream import demo
 from stream.camera import SPECIMEN
 from stream.cli import main
@@ -80,14 +81,25 @@ def test_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_child_that_cannot_start_ends_it_all(tmp_path: Path) -> None:
-    command = [COMMAND, "demo", "--model", tmp_path / "none.json"]
+    (tmp_path / "bare.json").write_text(find_spec("graphene").read_text())  # a model without its weights
+    command = [COMMAND, "demo", "--model", tmp_path / "bare.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
-    assert "none.json" in done.stderr
+    assert "expected a weight file" in done.stderr
     assert re.search(
         r"atomstream: expected overlay, serve, camera to run on, got the end of (serve|camera)", done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--model", "nosuch"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"atomstream: expected a shipped model ({', '.join(list_models())}) or a path to a spec .json, "
+        "got 'nosuch': choose one of these"
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")

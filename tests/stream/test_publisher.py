@@ -11,7 +11,7 @@ import zmq
 from engine.atoms import Atoms
 from engine.errors import ConfigError
 from engine.frame import Frame
-from stream.exposure import Answer, Exposure, Inferred
+from stream.exposure import Answer, Exposure, Located
 from stream.messages import decode, encode
 from stream.publisher import Publisher, atoms_header, draw_preview, model_header, preview_header
 from tests.stream.fakes import ANY_PORT, SPEC
@@ -31,17 +31,16 @@ def answer(timestamp: bool = True, interval_s: float | None = 0.04, atoms: int =
         clock_difference_s=0.5 if timestamp else None,
         dose_total_e_A2=300.0,
     )
-    steps = {"begun_s": 10.003, "prepared_s": 10.004, "inferred_s": 10.008}
-    inferred = Inferred(exposure, exposure.frame, None, None, ("a warning",), **steps)  # type: ignore[arg-type]
     found = Atoms(*[np.zeros(atoms, column.dtype) for column in Atoms.none().columns().values()])
-    return Answer.of(inferred, found, taken_s=10.009, answered_s=10.012)
+    steps = {"begun_s": 10.003, "prepared_s": 10.004, "inferred_s": 10.008, "located_s": 10.0115}
+    return Answer.of(Located(exposure, exposure.frame, found, ("a warning",), **steps), answered_s=10.012)
 
 
 class TestAnswer:
     def test_stages_add_up_to_the_age(self) -> None:
         made = answer()
         assert made.stages_s == pytest.approx(
-            {"decode": 0.001, "wait": 0.003, "prepare": 0.001, "network": 0.004, "locate": 0.003}
+            {"decode": 0.001, "wait": 0.0025, "prepare": 0.001, "network": 0.004, "locate": 0.0035}
         )
         assert sum(made.stages_s.values()) == pytest.approx(made.age_s)
 
@@ -78,7 +77,7 @@ def test_header_of_atoms() -> None:
         "backend": "fake f32",
         "dose_e_A2": 100.0,
         "dose_total_e_A2": 300.0,
-        "stages_ms": {"decode": 1.0, "wait": 3.0, "prepare": 1.0, "network": 4.0, "locate": 3.0},
+        "stages_ms": {"decode": 1.0, "wait": 2.5, "prepare": 1.0, "network": 4.0, "locate": 3.5},
         "age_ms": 12.0,
         "latency_ms": 32.0,
         "clock_difference_ms": 500.0,

@@ -139,10 +139,45 @@ class TestPolicies:
         def locate(frame: Frame) -> None:
             assert second_in_network.wait(PATIENCE_S)
 
-        with bench(FakeDetector(before_infer=infer, before_locate=locate), policy="lossless") as peers:
+        detector = FakeDetector(before_infer=infer, before_locate=locate)
+        with bench(detector, policy="lossless", frames_at_once=2) as peers:
             peers.send(1)
             peers.send(2)
             assert [peers.next("atoms").header["frame"] for _ in range(2)] == [1, 2]
+
+    def test_frames_found_side_by_side_are_answered_in_order(self) -> None:
+        seen: list[float] = []
+
+        def locate(frame: Frame) -> None:
+            number = float(frame.pixels.mean())
+            time.sleep(0.004 if number % 3 == 0 else 0.0)
+            seen.append(number)
+
+        detector = FakeDetector(before_locate=locate)
+        with bench(detector, policy="lossless", frames_at_once=3) as peers:
+            for number in range(60):
+                peers.send(number, sampling=2 if number % 7 == 3 else 0.2)  # refused in between
+            numbers = [peers.next("atoms").header["frame"] for _ in range(60 - 9)]
+            assert peers.until_settled(60) == {"sampling_out_of_range": 9}
+        assert numbers == [number for number in range(60) if number % 7 != 3]
+        assert seen != sorted(seen)  # else nothing was side by side
+
+    def test_latest_takes_one_frame_at_a_time_unless_told(self) -> None:
+        inside: list[int] = []
+        most: list[int] = []
+
+        def infer(prepared: object) -> None:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+        with bench(FakeDetector(before_infer=infer)) as peers:
+            for number in range(50):
+                peers.send(number)
+                time.sleep(0.001)
+            peers.until_settled(50)
+        assert max(most) == 1
 
 
 class TestHostile:
@@ -207,7 +242,7 @@ class TestHostile:
             if len(calls) == 1:
                 raise MemoryError("not today")
 
-        with bench(FakeDetector(**{step: fail_once}), policy="lossless") as peers:
+        with bench(FakeDetector(**{step: fail_once}), policy="lossless", frames_at_once=1) as peers:
             for number in (1, 2):
                 peers.send(number)
             assert peers.next("atoms").header["frame"] == 2

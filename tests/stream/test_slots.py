@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.slots import BoundedQueue, LatestSlot, Slot
+from stream.slots import BoundedQueue, LatestSlot, Slot, Turns
 
 PATIENCE_S = 30.0
 
@@ -98,3 +98,39 @@ class TestEither:
         assert sorted(got + told) == list(range(1, 2001))
         assert got == sorted(got)
         assert got[-1] == 2000
+
+
+def test_turns_keep_the_order_in_which_work_was_taken() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(200)
+    turns, handed_on = Turns(), list[int]()
+    ready = threading.Barrier(3)
+
+    def work(hold: threading.Event | None) -> None:
+        ready.wait(PATIENCE_S)
+        while (taken := turns.take(lambda: queue.get(0))) is not None:
+            number, item = taken
+            if hold is not None and item == 0:
+                hold.wait(0.05)  # the others come back first
+            with turns.turn(number):
+                handed_on.append(item)
+
+    for item in range(200):
+        queue.put(item)
+    never_set = threading.Event()
+    workers = [threading.Thread(target=work, args=(never_set,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(PATIENCE_S)
+    assert handed_on == list(range(200))
+
+
+def test_a_turn_that_fails_lets_the_next_one_pass() -> None:
+    turns = Turns()
+    first, second = turns.take(lambda: "a"), turns.take(lambda: "b")
+    assert (first, second) == ((0, "a"), (1, "b"))
+    with pytest.raises(ValueError, match="lost"), turns.turn(0):
+        raise ValueError("lost")
+    with turns.turn(1):
+        pass
+    assert turns.take(lambda: None) is None

@@ -38,6 +38,7 @@ def recipe() -> Recipe:
         batch=4,
         steps=4,
         polish_steps=2,
+        calm_steps=0,
     )
 
 

@@ -46,7 +46,7 @@ class TestContaminate:
     def test_a_film_turns_phases_by_its_thickness(self, seed: int) -> None:
         wave, covered = contaminate(EMPTY, SAMPLING_A, 80.0, np.random.default_rng(seed))
         thin = (covered > 0.1) & (covered < 0.95)
-        # Covered is the thickness over 15 A; each A holds 0.09 atoms an A^2, of carbon or of what weighs on the phase alike.
+        # Covered is the thickness over 15 A; each A holds 0.09 atoms an A^2, of carbon or up to twice as heavy.
         carbon = 15 * 0.09 * carbon_phase(SHAPE, SAMPLING_A, 80.0)[0, 0] * covered[thin].mean()
         assert 0.7 * 0.8 < np.angle(wave)[thin].mean() / carbon < 2 * 1.2
 

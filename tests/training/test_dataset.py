@@ -46,6 +46,17 @@ def correlation(pixels: NDArray[np.float32], heat: NDArray[np.float32]) -> float
     return float(np.corrcoef(cells.ravel(), heat.ravel())[0, 1])
 
 
+def test_the_first_steps_are_calm(recipe: Recipe, specimens: list[Specimen]) -> None:
+    calm = replace(recipe.images, dose_e_A2=(1e6, 1e6))
+    of_two = replace(recipe, calm=calm, calm_steps=2)
+    assert [of_two.images_at(step) is calm for step in range(4)] == [True, True, False, False]
+    # Batches of two settings: samples 0 to 3 are of the calm steps, sample 4 is not.
+    first, none = Samples(specimens, of_two), Samples(specimens, recipe)
+    assert [bool(torch.equal(first[k][0], none[k][0])) for k in (0, 3, 4)] == [False, False, True]
+    resumed = Samples(specimens, of_two, first=3)
+    assert torch.equal(resumed[0][0], first[3][0])
+
+
 class TestCrop:
     def test_shapes(self, bright: Shot, recipe: Recipe) -> None:
         pixels, maps = crop(bright, recipe, np.random.default_rng(0))

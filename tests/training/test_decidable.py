@@ -27,13 +27,13 @@ class Lattice:
         atoms = np.concatenate([corners + diagonal / 3, corners + diagonal * 2 / 3])
         self.atoms_A = atoms[np.all((atoms >= 0) & (atoms < SIZE * SAMPLING_A), axis=1)]
 
-    def image(self, transfer: tuple[float, ...]) -> NDArray[np.float32]:
+    def image(self, transfer: tuple[complex, ...]) -> NDArray[np.float32]:
         """What a microscope shows that passes each reflection with this factor."""
         at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
         out = np.ones((SIZE, SIZE))
         for g, factor in zip(self.reflections, transfer, strict=True):
             strength = np.exp(-2j * np.pi * self.atoms_A @ g).mean()
-            out += 0.1 * factor * (strength * np.exp(2j * np.pi * np.tensordot(g, at, 1))).real
+            out += 0.1 * (factor * strength * np.exp(2j * np.pi * np.tensordot(g, at, 1))).real
         return out.astype(np.float32)
 
     def decided(self, image: NDArray[np.float32]) -> bool:
@@ -71,6 +71,14 @@ def test_a_reversal_shows_a_perfect_lattice_nonetheless(lattice: Lattice) -> Non
     image = lattice.image((1, 1, -1))
     np.testing.assert_allclose(other.image((-1, -1, -1)), image, atol=5e-3)
     assert other.decided(image)
+
+
+@pytest.mark.parametrize(("degrees", "least_cosine", "answer"), [(60, 0.8, False), (60, 0.3, True), (84, 0.3, False)])
+def test_threefold_astigmatism_turns_the_sum_of_the_phases(
+    lattice: Lattice, degrees: float, least_cosine: float, answer: bool
+) -> None:
+    image = lattice.image((-np.exp(1j * np.radians(degrees / 3)),) * 3)
+    assert decidable(image, lattice.atoms_A, SAMPLING_A, least_cosine) == answer
 
 
 def test_unequal_strengths_of_one_sign_are_decidable(lattice: Lattice) -> None:

@@ -126,7 +126,8 @@ class TestFiles:
         pixels = frames(shape)
         got = network.infer(pixels).values
         offset = float(got[4, 0, 0]) - LOG_SIGMA_PX
-        np.testing.assert_allclose(got, maps_of(Exported(Spots(), model.spec, offset).eval(), pixels), atol=1e-5)
+        kept = Exported(Spots(), model.spec, offset).eval().half().float()  # as the file keeps the weights
+        np.testing.assert_allclose(got, maps_of(kept, pixels), atol=1e-5)
         network.close()
 
 

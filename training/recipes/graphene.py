@@ -5,7 +5,10 @@ Ranges follow Madsen et al. 2018, widened to what real cameras show.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.spec import ModelSpec
+from training.decidable import LEAST_COSINE
 from training.imaging import ImageRanges
 from training.recipes.recipe import Recipe
 from training.structures import SheetRanges
@@ -50,4 +53,6 @@ def graphene() -> Recipe:
         polish_steps=5000,
         learning_rate=2e-3,
         polish=0.3,
+        calm=replace(images, threefold_A=(0.0, 300.0), least_cosine=LEAST_COSINE),
+        calm_steps=5473,
     )

@@ -27,8 +27,14 @@ class Recipe:
     polish_steps: int  # more steps at `polish` times the rate, positions by their plain likelihood
     learning_rate: float
     polish: float
+    calm: ImageRanges  # what the first `calm_steps` see in place of `images`: easy to tell, quick to learn
+    calm_steps: int
 
     @property
     def all_steps(self) -> int:
         """From the first to the last."""
         return self.steps + self.polish_steps
+
+    def images_at(self, step: int) -> ImageRanges:
+        """What the samples of a step are drawn from."""
+        return self.calm if step < self.calm_steps else self.images
