@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,18 +21,22 @@ from engine.refine import refine
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 
-_BACKENDS = ("openvino",)
+_DEVICES = ("auto", "cpu", "cuda", "cuda:all")
+_DEVICE_OF = {"openvino": "cpu", "tensorrt": "cuda", "torch": "cuda"}  # what each backend runs on
 _PRECISIONS = ("auto", "f32", "bf16", "int8")
 _TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
 _NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
+_LOG = logging.getLogger("atomstream")
 
 
 def load_detector(
     model: str | Path,
-    backend: str = "openvino",
+    backend: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     at_once: int = 1,
+    device: str | None = None,
+    memory_MB: float = 4096,
 ) -> Detector:
     """Load a shipped model by name, or one of your own by the path of its spec.
 
@@ -39,30 +45,54 @@ def load_detector(
     model : str or Path
         "graphene", or a .json file with its weights beside it.
     backend : str
-        "openvino".
+        "openvino" on the CPU; "tensorrt" or "torch" on a GPU; "auto" takes the first that works.
     precision : str
-        "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32.
+        "auto" takes INT8 where the model has it, else bf16 where the CPU has it, else f32; on a GPU f16.
     threads : int, optional
         CPU threads; all cores unless told.
     at_once : int
-        Threads that may call `infer` side by side; if more than 1, each runs the network alone.
+        Threads that may call `infer` side by side; if more than 1, each runs the network alone. Of no
+        consequence on a GPU: any number may, and it works on one frame after the other.
+    device : str, optional
+        "cpu"; "cuda": the first GPU; "cuda:all": frames are dealt round all of them; "auto": the first GPU if it works.
+        With the last two the CPU takes over when a GPU is lost later. Unless told, what the backend runs on, and the
+        CPU for backend "auto".
+    memory_MB : float
+        Of a GPU, roughly; larger frames run in strips.
 
     Raises
     ------
     ModelError
-        Unknown or damaged model; backend or precision that this machine or model does not have.
+        Unknown or damaged model; backend, precision or device that this machine or model does not have.
     """
-    if backend not in _BACKENDS:
-        raise ModelError(f"Expected a backend of {', '.join(_BACKENDS)}, got {backend!r}: choose one of these")
+    device = _choose_device(device, backend)
     path = find_spec(model)
     spec = ModelSpec.read(path)
-    precision = _choose_precision(precision, spec)
-    weights = verified_weights(spec, path.parent, ".int8.xml" if precision == "int8" else ".onnx")
-    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
-    network = OpenVinoNetwork(
-        weights, precision, channels=spec.channels, maps=maps, threads=threads, at_once=at_once
-    )
-    return Detector(spec, network)
+    if device == "cpu":
+        return _load_on_cpu(spec, path.parent, precision, threads, at_once)
+    from engine.gpu import load_on_gpu
+    from engine.gpu_probe import load_driver
+
+    def on_cpu() -> Detector:
+        return _load_on_cpu(spec, path.parent, "auto", threads, at_once)
+
+    try:
+        fallback = None if device == "cuda" else on_cpu
+        return load_on_gpu(
+            spec,
+            path.parent,
+            backend=backend,
+            precision=precision,
+            memory_MB=memory_MB,
+            fallback=fallback,
+            every=device == "cuda:all",
+        )
+    except (ModelError, FrameError) as error:  # the latter where not even a context finds memory
+        if device != "auto":
+            raise
+        # Where nobody has a driver nobody expects a GPU: that is said by `doctor`, not at every start.
+        _LOG.log(logging.DEBUG if load_driver() is None else logging.INFO, "Computing on the CPU. %s", error)
+        return _load_on_cpu(spec, path.parent, precision, threads, at_once)
 
 
 class Detector:
@@ -78,11 +108,28 @@ class Detector:
         return self._network.backend
 
     def detect(self, frame: Frame) -> Atoms:
-        """The atoms of a frame; FrameError where `check` refuses it, whose warnings are not repeated here."""
+        """The atoms of a frame; FrameError where `check` refuses it, whose warnings are not repeated here.
+
+        Pixels may be anything that has `__dlpack__`: a GPU's, where the detector is on that GPU, are not copied down.
+        """
+        frame = self.take(frame)
         self.check(frame)
         prepared = self.prepare(frame)
         maps = self.infer(prepared)
         return self.locate(frame, prepared, maps)
+
+    def take(self, frame: Frame) -> Frame:
+        """The frame with pixels that this detector can read; the frame itself where it already can."""
+        if isinstance(frame.pixels, np.ndarray):
+            return frame
+        try:
+            return replace(frame, pixels=np.from_dlpack(frame.pixels))
+        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as error:
+            raise FrameError(
+                "unknown_dtype",
+                f"Engine expects pixels of NumPy or in memory that it can read, got {type(frame.pixels).__name__} "
+                f"({' '.join(str(error).split())}): copy them, or load the detector with device='cuda'",
+            ) from None
 
     def check(self, frame: Frame) -> tuple[str, ...]:
         """Warnings where a frame is outside of what the model was trained for; FrameError where it is far outside.
@@ -121,6 +168,29 @@ class Detector:
         self.close()
 
 
+def _load_on_cpu(spec: ModelSpec, folder: Path, precision: str, threads: int | None, at_once: int) -> Detector:
+    precision = _choose_precision(precision, spec)
+    weights = verified_weights(spec, folder, ".int8.xml" if precision == "int8" else ".onnx")
+    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
+    network = OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads, at_once=at_once)
+    return Detector(spec, network)
+
+
+def _choose_device(device: str | None, backend: str) -> str:
+    """The device, once it and the backend are known and go together. A backend that is named is not given up."""
+    for name, got, known in (("device", device, (None, *_DEVICES)), ("backend", backend, ("auto", *_DEVICE_OF))):
+        if got not in known:
+            raise ModelError(f"Expected a {name} of {', '.join(filter(None, known))}, got {got!r}: choose one of these")
+    if backend == "auto":
+        return device or "cpu"
+    needed = _DEVICE_OF[backend]
+    if device not in (None, "auto", needed, f"{needed}:all"):
+        raise ModelError(
+            f"Expected device {needed!r} with backend {backend!r}, got {device!r}: choose --device {needed}"
+        )
+    return device if device == f"{needed}:all" else needed
+
+
 def _choose_precision(precision: str, spec: ModelSpec) -> str:
     quantised = f"{spec.name}.int8.xml" in spec.sha256
     can = cpu_precisions()
@@ -152,7 +222,7 @@ def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
             "shape_out_of_range",
             f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
         )
-    if pixels.dtype.kind == "f":
+    if pixels.dtype.kind == "f" and isinstance(pixels, np.ndarray):  # on a GPU to count them would be to wait for it
         lost = 1 - np.count_nonzero(np.isfinite(pixels)) / pixels.size
         if lost > _NOT_FINITE:
             raise FrameError(

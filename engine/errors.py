@@ -3,6 +3,7 @@
 AtomstreamError
 +-- ConfigError      an option or a combination of options that cannot work
 +-- ModelError       a model that is unknown, damaged or not fit for this machine
+|   +-- DeviceError  a GPU that does not answer any more, or never did
 +-- FrameError       a frame that cannot be processed; carries the reason it is counted under
 +-- FileError        a file that cannot be read or written
 
@@ -20,6 +21,10 @@ class ConfigError(AtomstreamError):
 
 class ModelError(AtomstreamError):
     """A model that is unknown, damaged or not fit for this machine."""
+
+
+class DeviceError(ModelError):
+    """A GPU that does not answer any more, or never did."""
 
 
 class FileError(AtomstreamError):

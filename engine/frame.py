@@ -16,7 +16,8 @@ class Frame:
     Attributes
     ----------
     pixels : (H, W) or (C, H, W) array of any real dtype
-        Counts as they left the camera. C defoci for models that take several.
+        Counts as they left the camera. C defoci for models that take several. `Detector.detect` also takes what has
+        `__dlpack__`, on the CPU or on its GPU.
     sampling_A : float
         Edge of a pixel on the specimen, in angstrom.
     mask : (H, W) bool array, optional

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from engine.network import Maps
 
+Thresholds = float | tuple[float, ...]
 Cells = NDArray[np.intp]
 
 
-def find_peaks(maps: Maps, threshold: float, radius: float) -> Cells:
+def find_peaks(maps: Maps, threshold: Thresholds, radius: float) -> Cells:
     """Cells that hold an atom.
 
     Where two peaks lie within the radius the higher one stays, of equal ones the first in reading order.
@@ -24,7 +25,7 @@ def find_peaks(maps: Maps, threshold: float, radius: float) -> Cells:
     ----------
     maps : Maps
         Output of the network.
-    threshold : float
+    threshold : float, or one for each class
         Lowest score of an atom, over 0.
     radius : float
         Least distance of two atoms, in cells.
@@ -35,13 +36,20 @@ def find_peaks(maps: Maps, threshold: float, radius: float) -> Cells:
         Row and column, in reading order; (0, 2) where there is none.
     """
     # Over the flat array: np.nonzero of two axes takes many times as long.
-    cells = np.flatnonzero(maps.peak >= threshold)
+    cells = np.flatnonzero(maps.peak >= (min(threshold) if isinstance(threshold, tuple) else threshold))
     rows, columns = np.divmod(cells, maps.peak.shape[1])
+    if isinstance(threshold, tuple) and len(maps.classes):
+        least = np.array(threshold, np.float32)[maps.classes[:, rows, columns].argmax(axis=0)]
+        high = maps.peak[rows, columns] >= least
+        rows, columns = rows[high], columns[high]
     peaks = np.stack([rows, columns], axis=1)
-    pairs = _close_pairs(peaks, maps.peak.shape, radius)
-    if len(pairs) == 0:
-        return peaks
-    return peaks[_winners(maps.peak[rows, columns], pairs)]
+    return peaks[thin(peaks, maps.peak[rows, columns], maps.peak.shape, radius)]
+
+
+def thin(peaks: Cells, score: NDArray[np.float32], shape: tuple[int, ...], radius: float) -> NDArray[np.bool_]:
+    """True for each of the peaks, given in reading order, that stays."""
+    pairs = _close_pairs(peaks, shape, radius)
+    return _winners(score, pairs) if len(pairs) else np.ones(len(peaks), np.bool_)
 
 
 def _close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from engine.frame import Frame
 from engine.spec import ModelSpec
 
-_COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
-_FLAT = 1e-6  # a local RMS below this share of the brightest pixel holds no contrast
+COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
+FLAT = 1e-6  # a local RMS below this share of the brightest pixel holds no contrast
 _LARGEST = 1e15  # beyond it no camera counts, and squares leave float32
 
 
@@ -112,7 +112,7 @@ def normalise(image: NDArray[np.float32], sigma_px: float, sampling_A: float) ->
     Madsen et al., Adv. Theory Simul. 1 (2018) 1800037: sigma 12 A.
     """
     height, width = image.shape
-    factor = max(1, round(_COARSE_A / sampling_A))
+    factor = max(1, round(COARSE_A / sampling_A))
     coarse = (max(1, round(width / factor)), max(1, round(height / factor)))
     sigma = sigma_px * coarse[0] / width
 
@@ -126,6 +126,6 @@ def normalise(image: NDArray[np.float32], sigma_px: float, sampling_A: float) ->
     flat = image - spread(local_mean(image))
     rms = np.sqrt(local_mean(flat * flat))
     largest = float(rms.max())
-    if not largest > _FLAT * max(1e-30, float(np.abs(image).max())):
+    if not largest > FLAT * max(1e-30, float(np.abs(image).max())):
         return np.zeros_like(image)
     return flat * spread(np.reciprocal(np.maximum(rms, 1e-3 * largest)))

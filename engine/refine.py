@@ -14,10 +14,10 @@ from engine.peaks import Cells
 from engine.prepare import Prepared
 from engine.spec import ModelSpec
 
-_EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
-_COVERED = 0.5  # contamination from which an atom is flagged
-_CALIBRATION = 1.0  # true error over the predicted one
-_LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
+EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
+COVERED = 0.5  # contamination from which an atom is flagged
+CALIBRATION = 1.0  # true error over the predicted one
+LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
 
 _BESIDE = np.array([[-1], [0], [1]])
 _AROUND = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(2, 9, 1)  # the peak's cell is the fifth
@@ -51,15 +51,15 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
     scale = np.array(prepared.scale, np.float32)[:, None]
     y, x = (positions(peaks, maps, spec) + np.float32(0.5)) * scale - np.float32(0.5)
     to_edge = _distance_to_edge(y, x, frame.shape)
-    flags = (contamination > _COVERED) * np.uint8(CONTAMINATED)
-    flags |= (to_edge * frame.sampling_A < _EDGE_A) * np.uint8(EDGE)
-    sigma = np.exp(np.clip(log_sigma, -_LOG_SIGMA, _LOG_SIGMA))
+    flags = (contamination > COVERED) * np.uint8(CONTAMINATED)
+    flags |= (to_edge * frame.sampling_A < EDGE_A) * np.uint8(EDGE)
+    sigma = np.exp(np.clip(log_sigma, -LOG_SIGMA, LOG_SIGMA))
     atoms = Atoms(
         y=y,
         x=x,
         class_id=_class_id(maps, peaks),
         score=score,
-        sigma_pm=sigma * np.float32(_CALIBRATION * spec.sampling_A * 100),
+        sigma_pm=sigma * np.float32(CALIBRATION * spec.sampling_A * 100),
         agreement=np.ones(len(peaks), np.float32),
         flags=flags,
     )
@@ -83,7 +83,7 @@ def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:
     predicted = np.float32(spec.stride) * _AROUND.astype(np.float32) + values[:2]
     apart = predicted - predicted[:, 4:5]
     agrees = exists & (np.square(apart).sum(axis=0) <= np.square(spec.separation_A / spec.sampling_A / 2))
-    weight = agrees * np.exp(-2 * np.clip(values[2], -_LOG_SIGMA, _LOG_SIGMA))
+    weight = agrees * np.exp(-2 * np.clip(values[2], -LOG_SIGMA, LOG_SIGMA))
     centre = spec.stride * peaks.T + (spec.stride - 1) / 2
     return np.asarray(centre + (predicted * weight).sum(axis=1) / weight.sum(axis=0), np.float32)
 

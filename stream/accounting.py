@@ -29,6 +29,8 @@ REASONS = (
     "triplet_incomplete",
     "triplet_repeated",
     "triplet_mismatch",
+    "no_engine",
+    "no_memory",
     "superseded",
     "stopping",
     "internal",

@@ -50,8 +50,13 @@ class ServeConfig:
     )
 
     model: str = _option("graphene", "a shipped model by name, or the path of a model spec .json", section="Model")
-    backend: str = _option("openvino", "what runs the network")
-    precision: str = _option("auto", "auto, f32, bf16 or int8; auto takes the fastest that the model and CPU have")
+    device: str = _option(
+        "auto",
+        "what computes; auto: the first GPU if it works, else the CPU; cuda:all: frames are dealt round all GPUs",
+        choices=("auto", "cpu", "cuda", "cuda:all"),
+    )
+    backend: str = _option("auto", "what runs the network: openvino on the CPU, tensorrt or torch on a GPU, or auto")
+    precision: str = _option("auto", "auto, f32, bf16, f16 or int8; auto takes the fastest that model and device have")
     threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1, most=1024)
 
     frames_at_once: int | None = _option(

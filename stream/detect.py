@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the recording: fills time_s")
     parser.add_argument("--overlay", type=Path, metavar="PICTURE", help="draw the atoms over one frame")
     parser.add_argument("--overlay-frame", type=int, default=0, metavar="N", help="which, counted from 0 (0)")
-    parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
+    parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
 
 
@@ -107,7 +108,9 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with (
-        load_detector(options.model, precision=options.precision, threads=options.threads) as detector,
+        load_detector(
+            options.model, precision=options.precision, threads=options.threads, device=options.device
+        ) as detector,
         Table(output, detector.spec.classes) as table,
         progress,
     ):

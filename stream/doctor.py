@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec as find_module
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from engine.detector import Detector, load_detector
 from engine.errors import AtomstreamError
 from engine.frame import Frame
+from engine.gpu_probe import obstacle, parts
 from engine.network import cpu_precisions
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec, file_sha256
@@ -105,9 +105,8 @@ def backends() -> Iterator[Finding]:
         yield Finding("openvino", f"found, this CPU computes in {', '.join(cpu_precisions())}")
     except RuntimeError as error:
         yield Finding("openvino", f"does not start: {' '.join(str(error).split())}", wrong=True)
-    for module in ("tensorrt", "cupy"):
-        there = "is installed, but " if find_module(module) else ""
-        yield Finding(module, f"{there}not part of this version's install: it runs networks on CPUs only")
+    for part in parts():  # a machine without a GPU is in order
+        yield Finding(part.name, f"{part.text}: {part.remedy}" if part.remedy else part.text)
 
 
 def models() -> Iterator[Finding]:
@@ -135,13 +134,14 @@ def _digest(path: Path) -> str | None:
 
 
 def self_test(model: str) -> Iterator[Finding]:
-    """Count the atoms of a synthetic frame."""
-    try:
-        specimen = read_specimen()
-        with load_detector(model) as detector:
-            yield count_atoms(specimen, detector)
-    except AtomstreamError as error:
-        yield Finding("frame", str(error), wrong=True)
+    """Count the atoms of a synthetic frame, on the CPU and on a GPU that should work; its engine is built then."""
+    for device in ("cpu", "cuda") if obstacle() is None else ("cpu",):
+        try:
+            specimen = read_specimen()
+            with load_detector(model, device=device) as detector:
+                yield count_atoms(specimen, detector)
+        except AtomstreamError as error:
+            yield Finding("frame", str(error), wrong=True)
 
 
 def count_atoms(specimen: Specimen, detector: Detector) -> Finding:

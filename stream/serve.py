@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     with (
         load_detector(
-            config.model, config.backend, config.precision, config.threads, config.side_by_side
+            config.model, config.backend, config.precision, config.threads, config.side_by_side, config.device
         ) as detector,
         _stop_on_signals() as stop,
         Service(config, detector) as service,

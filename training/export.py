@@ -21,6 +21,7 @@ from engine.spec import file_sha256
 from training.evaluate import FIELD_A, evaluate, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
+from training.quantise_gpu import quantise_for_gpu
 from training.recipes.recipe import Recipe
 from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA
 
@@ -68,7 +69,7 @@ def export(
     folder: Path,
     progress: Callable[[str], None] = lambda said: None,
 ) -> ModelSpec:
-    """Write NAME.onnx, NAME.int8.xml, NAME.int8.bin and NAME.json.
+    """Write NAME.onnx, NAME.int8.xml and NAME.int8.bin for CPUs, NAME.int8.onnx for GPUs, and NAME.json.
 
     Threshold and sigma are set on frames drawn for that alone.
     """
@@ -79,8 +80,10 @@ def export(
     spec, offset = calibrate(spec, recipe, specimens, folder)
     spec = _write(network, spec, folder, offset)
     progress("INT8")
-    quantise(folder / f"{spec.name}.onnx", calibration_inputs(recipe, specimens))
-    files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin")]
+    inputs = calibration_inputs(recipe, specimens)
+    quantise(folder / f"{spec.name}.onnx", inputs)
+    quantise_for_gpu(folder / f"{spec.name}.onnx", inputs)
+    files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")]
     spec = replace(spec, sha256={name: file_sha256(folder / name) for name in files})
     spec.write(folder / f"{spec.name}.json")
     return spec

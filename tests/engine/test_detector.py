@@ -231,7 +231,7 @@ class TestLoadDetector:
             ({"precision": "int8"}, "has no INT8 weights"),
             ({"precision": "bf16"}, "This CPU does not compute in bf16"),
             ({"precision": "f16"}, "Expected a precision of auto, f32, bf16, int8, got 'f16'"),
-            ({"backend": "tensorrt"}, "Expected a backend of openvino, got 'tensorrt'"),
+            ({"backend": "onnx"}, "Expected a backend of auto, openvino, tensorrt, torch, got 'onnx'"),
         ],
     )
     def test_what_cannot_be_is_said(self, tiny_model, monkeypatch, options, said):

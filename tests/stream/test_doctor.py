@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine import Atoms, Frame
 from engine.errors import ModelError
+from engine.gpu_probe import Part
 from stream import doctor
 from stream.camera import Specimen, position_A, read_specimen
 from stream.doctor import Finding
@@ -117,12 +118,30 @@ def test_versions_tell_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_backends_say_why_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_module", lambda name: name if name == "cupy" else None)
-    openvino, tensorrt, cupy = doctor.backends()
-    assert not openvino.wrong
+    found = (Part("driver", "for CUDA 13.0"), Part("cupy", "not installed", "pip install atomstream[gpu]"))
+    monkeypatch.setattr(doctor, "parts", lambda: iter(found))
+    openvino, driver, cupy = doctor.backends()
     assert "f32" in openvino.text
-    assert tensorrt.text.startswith("not part of this version's install")
-    assert cupy.text.startswith("is installed, but not part")
+    assert driver.text == "for CUDA 13.0"
+    assert cupy.text == "not installed: pip install atomstream[gpu]"
+    assert not any(finding.wrong for finding in (openvino, driver, cupy))  # CPUs are enough
+
+
+@pytest.mark.parametrize(("reason", "devices"), [("driver: none", ["cpu"]), (None, ["cpu", "cuda"])])
+def test_a_gpu_that_should_work_is_tried(
+    monkeypatch: pytest.MonkeyPatch, specimen: Specimen, reason: str | None, devices: list[str]
+) -> None:
+    tried = []
+
+    def load(model: str, device: str) -> Any:
+        tried.append(device)
+        raise ModelError(f"not on {device}")
+
+    monkeypatch.setattr(doctor, "read_specimen", lambda: specimen)
+    monkeypatch.setattr(doctor, "obstacle", lambda: reason)
+    monkeypatch.setattr(doctor, "load_detector", load)
+    assert [finding.text for finding in doctor.self_test("graphene")] == [f"not on {device}" for device in devices]
+    assert tried == devices
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -146,7 +165,7 @@ def test_the_status_is_the_verdict(
 
 
 def test_a_model_that_does_not_load_is_a_finding(monkeypatch: pytest.MonkeyPatch, specimen: Specimen) -> None:
-    def broken(model: str) -> Any:
+    def broken(model: str, device: str) -> Any:
         raise ModelError("no good")
 
     monkeypatch.setattr(doctor, "read_specimen", lambda: specimen)

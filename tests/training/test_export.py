@@ -112,7 +112,7 @@ class TestExported:
 
 class TestFiles:
     def test_every_file_has_its_hash(self, model: Model) -> None:
-        names = {f"{model.spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin")}
+        names = {f"{model.spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")}
         assert {path.name for path in model.folder.iterdir()} == {*names, model.card.name}
         assert model.spec.sha256 == {name: file_sha256(model.folder / name) for name in names}
 

@@ -1,0 +1,99 @@
+"""A device that runs kernels: what the GPU path asks of one. CuPy answers in cupy_device.py, a CPU in the tests.
+
+Arrays, streams and events are the device's own and are handed on unseen. Nothing blocks unless it says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = Any  # of the device
+Stream = Any
+Event = Any
+
+THREADS = 256  # of a block
+KERNELS = Path(__file__).parent / "kernels"
+OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy
+_NAME = re.compile(r'extern "C" __global__ void (\w+)\(|^CONVERT\((\w+),', re.MULTILINE)
+
+
+class Device(Protocol):
+    """Memory, kernels and the order they run in."""
+
+    @property
+    def name(self) -> str:
+        """Of the hardware, for the cache key and the log."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Device memory; FrameError "no_memory" where there is none left."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Host memory that transfers run from and to beside the CPU."""
+
+    def constant(self, values: NDArray[Any]) -> Array:
+        """A device copy of an array; blocks."""
+
+    def stream(self) -> Stream:
+        """An order of its own."""
+
+    def event(self) -> Event:
+        """A mark in a stream."""
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Set the mark behind all that the stream was given."""
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let the stream go on once the mark is reached."""
+
+    def synchronize(self, event: Event) -> None:
+        """Block the caller until the mark is reached, without the GIL."""
+
+    def upload(self, stream: Stream, target: Array, source: NDArray[Any]) -> None:
+        """Pinned memory to the device."""
+
+    def download(self, stream: Stream, target: NDArray[Any], source: Array) -> None:
+        """Device to pinned memory."""
+
+    def copy(self, stream: Stream, target: Array, source: Array) -> None:
+        """From one part of the device's memory to another."""
+
+    def launch(self, stream: Stream, kernel: str, count: int, *args: Any) -> None:
+        """Run a kernel in at least `count` threads; arguments are arrays, NumPy scalars or None."""
+
+    def capture(self, stream: Stream, steps: Callable[[], None]) -> Callable[[], None]:
+        """What `steps` puts into the stream, not run now, as one thing to run."""
+
+    def adopt(self, pixels: Any) -> Array | None:
+        """Somebody else's array as one of the device's, without a copy; None where it does not lie there."""
+
+    def follow(self, stream: Stream) -> None:
+        """Let the stream wait for what the calling thread has enqueued on its own, which may still make that array."""
+
+    def address(self, array: Array) -> int:
+        """Where an array lies."""
+
+    def handle(self, stream: Stream) -> int:
+        """The stream as other libraries take it."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """The calling thread's device, for libraries that ask which that is; errors of the device's library as ours."""
+
+
+def kernel_files() -> dict[str, tuple[str, ...]]:
+    """The kernels of each file, by the file's name."""
+    files = {}
+    for path in sorted(KERNELS.glob("*.cu")):
+        names = _NAME.findall(path.read_text())
+        files[path.name] = tuple(name or f"convert_{dtype}" for name, dtype in names)
+    return files
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, without its line ends."""
+    return " ".join(str(error).split())

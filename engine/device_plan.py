@@ -1,0 +1,208 @@
+"""All that frames of one kind need on the device, allocated once: tables, buffers, places for frames on their way.
+
+`Plan.run` puts a frame's whole computation into a stream. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.candidates import CANDIDATE, parameters
+from engine.device import Array, Device, Stream
+from engine.device_prepare import Preparation
+from engine.errors import DeviceError
+from engine.network import MAPS
+from engine.spec import ModelSpec
+from engine.strips import REACH_A, Strip, cut
+
+PLACES = 3  # frames on their way: one is uploaded, one computed, one read
+
+_LIKELY = 8  # of so many cells one holds a candidate, at most; more are fetched in a second step
+_LEAST_ROWS = 1024
+_LOG = logging.getLogger("atomstream")
+
+
+class DeviceNetwork(Protocol):
+    """A network that runs on device memory; its detector lets in one thread at a time."""
+
+    @property
+    def backend(self) -> str:
+        """Runtime and precision."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a run can be part of a graph."""
+
+    def ready(self, size: tuple[int, int]) -> None:
+        """Return where this size can be run; FrameError where it cannot yet."""
+
+    def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
+        """What puts a run from these (1, C, H, W) pixels to these (1, M, h, w) maps, float32, into a stream."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What frames have in common that one plan serves.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Images, height, width.
+    to : (int, int)
+        Of the part of the network's input that holds the frame.
+    dtype : str
+        As uploaded.
+    masked : bool
+    sampling_A : float
+    """
+
+    shape: tuple[int, int, int]
+    to: tuple[int, int]
+    dtype: str
+    masked: bool
+    sampling_A: float
+
+    @property
+    def holes(self) -> bool:
+        """Whether pixels may be masked or no count."""
+        return self.masked or np.dtype(self.dtype).kind == "f"
+
+
+class Place:
+    """Memory of one frame on its way, on both sides of the bus."""
+
+    def __init__(self, device: Device, kind: Kind, cells: int) -> None:
+        frame = kind.shape[1:]
+        self.raw_host, self.raw = device.pinned(kind.shape, kind.dtype), device.zeros(kind.shape, kind.dtype)
+        self.mask_host = device.pinned(frame, np.uint8) if kind.masked else None
+        self.mask = device.zeros(frame, np.uint8) if kind.masked else None
+        rows = 1 + min(cells, max(_LEAST_ROWS, cells // _LIKELY))
+        self.found = device.zeros(((1 + cells) * CANDIDATE.itemsize,), np.uint8)
+        self.found_host = device.pinned((rows * CANDIDATE.itemsize,), np.uint8)
+        self.uploaded, self.done = device.event(), device.event()
+        self.graph: Callable[[], None] | None = None
+        self.runs = 0
+        self.located = True  # else its last frame was dropped on the way, and may still be read from here
+
+    @property
+    def head(self) -> Array:
+        """The part of `found` that is always fetched."""
+        return self.found[: self.found_host.size]
+
+
+class Plan:
+    """Tables and buffers for frames of one kind.
+
+    Parameters
+    ----------
+    most_pixels : int
+        Network pixels that may be run at once; more are run in strips.
+    """
+
+    def __init__(self, device: Device, spec: ModelSpec, network: DeviceNetwork, kind: Kind, most_pixels: int) -> None:
+        self.kind, self._device, self._spec, self._network = kind, device, spec, network
+        channels, height, width = kind.shape
+        self.padded = tuple(-(-size // spec.multiple) * spec.multiple for size in kind.to)
+        self.cells = tuple(-(-size // spec.stride) for size in kind.to)
+        self.scale = (height / kind.to[0], width / kind.to[1])
+        reach = math.ceil(REACH_A / spec.sampling_A)
+        self._strips = cut((self.padded[0], self.padded[1]), most_pixels, reach, spec.multiple)
+        self.strip_size = (self._strips[0].bottom - self._strips[0].top, self.padded[1])
+
+        classes = len(spec.classes) if len(spec.classes) > 1 else 0
+        rows, columns = (size // spec.stride for size in self.padded)
+        self.input = device.zeros((1, channels, *self.padded), np.float32)
+        self.maps = device.zeros((1, MAPS + classes, rows, columns), np.float32)
+        if len(self._strips) > 1:
+            strip_rows = self.strip_size[0] // spec.stride
+            self._strip_input = device.zeros((1, channels, *self.strip_size), np.float32)
+            self._strip_maps = device.zeros((1, MAPS + classes, strip_rows, columns), np.float32)
+        dtype = np.dtype(kind.dtype)
+        self._preparation = Preparation(device, spec, (height, width), kind.to, dtype, kind.holes)
+        self._contrast = device.zeros((1,), np.int32)
+        self._threshold = device.constant(np.full(max(1, classes), spec.threshold, np.float32))
+        count = math.prod(self.cells)
+        self._parameters = device.constant(
+            parameters(
+                spec,
+                cells=(self.cells[0], self.cells[1]),
+                padded=(rows, columns),
+                frame_shape=(height, width),
+                scale=self.scale,
+                sampling_A=kind.sampling_A,
+                capacity=count,
+            )
+        )
+        self._capturable = network.capturable
+        self._enqueue: Callable[[Stream], None] | None = None
+        self.free: SimpleQueue[Place] = SimpleQueue()
+        for _ in range(PLACES):
+            self.free.put(Place(device, kind, count))
+
+    def run(self, stream: Stream, place: Place) -> None:
+        """Put a frame into the stream, from its raw pixels on the device to its candidates in host memory."""
+        place.runs += 1
+        # The first run makes contexts and compiles; then the launches of a place never change, and become one graph.
+        if self._capturable and place.graph is None and place.runs > 1:
+            place.graph = self._capture(stream, place)
+        if place.graph is not None:
+            place.graph()
+        else:
+            self._steps(stream, place)
+        self._device.download(stream, place.found_host, place.head)
+
+    def _capture(self, stream: Stream, place: Place) -> Callable[[], None] | None:
+        try:
+            return self._device.capture(stream, lambda: self._steps(stream, place))
+        except DeviceError as error:
+            _LOG.warning("No CUDA graph, launches go one by one: %s", error)
+            self._capturable = False
+            return None
+
+    def _steps(self, stream: Stream, place: Place) -> None:
+        self._device.launch(stream, "begin", 1, self._contrast, place.found)
+        for channel in range(self.kind.shape[0]):
+            out = self.input[0, channel]
+            self._preparation.run(stream, place.raw[channel], place.mask, self._contrast, out)
+        for strip in self._strips:
+            self._run_network(stream, strip)
+        count = math.prod(self.cells)
+        arguments = (self.maps, self._threshold, self._contrast, self._parameters, place.found)
+        self._device.launch(stream, "peaks", count, *arguments)
+
+    def _run_network(self, stream: Stream, strip: Strip) -> None:
+        enqueue = self._bound(stream)
+        if len(self._strips) == 1:
+            enqueue(stream)
+            return
+        top, first, last = (row // self._spec.stride for row in (strip.top, strip.first, strip.last))
+        # COPY: a strip of several images is not in one piece, and its maps' rows go between those of others.
+        self._device.copy(stream, self._strip_input, self.input[:, :, strip.top : strip.bottom])
+        enqueue(stream)
+        self._device.copy(stream, self.maps[:, :, first:last], self._strip_maps[:, :, first - top : last - top])
+
+    def _bound(self, stream: Stream) -> Callable[[Stream], None]:
+        """The network on this plan's own buffers, for good: a graph that was captured must find them as they were."""
+        if self._enqueue is None:
+            whole = len(self._strips) == 1
+            buffers = (self.input, self.maps) if whole else (self._strip_input, self._strip_maps)
+            self._enqueue = self._network.bind(stream, *buffers)
+        return self._enqueue
+
+
+def candidates_in(found: NDArray[np.uint8]) -> tuple[int, NDArray[Any]]:
+    """How many candidates the kernel counted, and those of them that are here."""
+    rows = found.view(CANDIDATE)
+    count = int(rows[0]["cell"])
+    return count, rows[1 : 1 + count]

@@ -1,0 +1,149 @@
+"""A model onto a GPU: TensorRT where it is installed, else torch. Imported only when a GPU is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.cupy_device import CupyDevice
+from engine.detector import Detector
+from engine.device import Device
+from engine.device_plan import DeviceNetwork
+from engine.engine_cache import EngineCache
+from engine.errors import ModelError
+from engine.gpu_detector import GpuDetector
+from engine.gpu_group import GpuGroup
+from engine.gpu_probe import obstacle, usable_gpus
+from engine.half import halved
+from engine.network import MAPS
+from engine.shipped import verified_weights
+from engine.spec import ModelSpec
+from engine.tensorrt_build import ShapeRange
+from engine.tensorrt_module import find_tensorrt
+from engine.tensorrt_network import EngineSource, TensorRtNetwork
+
+PRECISIONS = ("auto", "f32", "f16", "int8")
+
+_BEST_PX, _MOST_PX = 512, 2048  # network pixels that the first engine is for; others are built for when they come
+_LOG = logging.getLogger("atomstream")
+
+
+def load_on_gpu(
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    memory_MB: float = 4096,
+    fallback: Callable[[], Detector] | None = None,
+    every: bool = False,
+) -> Detector:
+    """A detector on the first GPU, or on every one.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the weights.
+    backend : str
+        "tensorrt", "torch", or "auto": the first of these that is installed.
+    precision : str
+        "f16", "f32", "int8" where the model has a file for it; "auto" takes f16.
+    memory_MB, fallback
+        See `GpuDetector`.
+    every : bool
+        Frames are dealt round all GPUs that can be used.
+
+    Raises
+    ------
+    ModelError
+        What is missing, or does not fit, and what mends it.
+    """
+    reason = obstacle()
+    if reason is not None:
+        raise ModelError(f"Expected a GPU that can be used, got {reason}")
+    precision = "f16" if precision == "auto" else precision
+    network = network_bytes(spec, folder, precision)
+    members = []
+    for index in usable_gpus() if every else (0,):
+        device = CupyDevice(index, memory_MB)
+        opened = _open(backend, device, index, spec, network, precision, memory_MB)
+        members.append(GpuDetector(spec, device, opened, memory_MB=memory_MB, fallback=fallback))
+    return members[0] if len(members) == 1 else GpuGroup(members)
+
+
+def _open(
+    backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
+) -> DeviceNetwork:
+    """With TensorRT, or with torch where that is asked for or there is no other."""
+    if backend != "torch":
+        try:
+            return open_tensorrt(device, spec, network, precision, memory_MB)
+        except ModelError as error:
+            if backend == "tensorrt":
+                raise
+            _LOG.warning("%s; torch runs the network instead", error)
+    return open_torch(device, index, network, precision)
+
+
+def network_bytes(spec: ModelSpec, folder: Path, precision: str) -> bytes:
+    """The network's ONNX file in a precision; ModelError where the model has none."""
+    if precision not in PRECISIONS:
+        raise ModelError(f"Expected a precision of {', '.join(PRECISIONS)}, got {precision!r}: choose one of these")
+    quantised = f"{spec.name}.int8.onnx"
+    if precision == "int8":
+        if quantised not in spec.sha256:
+            raise ModelError(
+                f"Model {spec.name} has no INT8 weights for GPUs, got precision 'int8': choose 'f16' or 'f32'"
+            )
+        return verified_weights(spec, folder, ".int8.onnx").read_bytes()
+    network = verified_weights(spec, folder, ".onnx").read_bytes()
+    return halved(network) if precision == "f16" else network
+
+
+def open_tensorrt(
+    device: Device,
+    spec: ModelSpec,
+    network: bytes,
+    precision: str,
+    memory_MB: float,
+    cache: EngineCache | None = None,
+) -> DeviceNetwork:
+    """The network as an engine of the installed TensorRT, from the cache or built now."""
+    file = f"{spec.name}.int8.onnx" if precision == "int8" else f"{spec.name}.onnx"
+    source = EngineSource(
+        edition=find_tensorrt(),
+        gpu=device.name,
+        onnx=network,
+        model_sha256=spec.sha256[file],
+        precision=precision,
+        channels=spec.channels,
+        maps=map_count(spec),
+        cache=EngineCache() if cache is None else cache,
+        workspace_MB=memory_MB / 2,
+    )
+    return TensorRtNetwork(device, source, (first_range(spec),))
+
+
+def open_torch(device: Device, index: int, network: bytes, precision: str) -> DeviceNetwork:
+    """The network as torch operations."""
+    try:
+        from engine.torch_network import TorchNetwork
+    except ImportError as error:
+        raise ModelError(
+            f"Expected torch where there is no TensorRT, got {error}: pip install atomstream[training]"
+        ) from None
+    if precision == "int8":
+        raise ModelError("torch runs no INT8 network, got precision 'int8': choose 'f16', or install TensorRT")
+    return TorchNetwork(device, network, precision, f"cuda:{index}")
+
+
+def first_range(spec: ModelSpec) -> ShapeRange:
+    """Sizes of the network's input that the engine of the start takes."""
+    least, best, most = (max(size // spec.multiple, 1) * spec.multiple for size in (spec.multiple, _BEST_PX, _MOST_PX))
+    return ShapeRange((least, least), (best, best), (most, most))
+
+
+def map_count(spec: ModelSpec) -> int:
+    """Channels of the network's output."""
+    return MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)

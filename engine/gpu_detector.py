@@ -1,0 +1,259 @@
+"""Frame in, Atoms out on a GPU: only raw pixels go up, only candidates come down.
+
+`prepare` and `infer` enqueue and return, `locate` waits. Every step is for any thread: frame n + 1 is uploaded while
+frame n is computed as soon as two threads have a frame each, or one prepares while another locates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Lock, RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.atoms import Atoms
+from engine.candidates import CANDIDATE, peak_radius, to_atoms
+from engine.detector import Detector
+from engine.device import Device, one_line
+from engine.device_plan import DeviceNetwork, Kind, Place, Plan, candidates_in
+from engine.device_prepare import device_dtype, stage
+from engine.errors import DeviceError, FrameError
+from engine.frame import Frame
+from engine.network import Maps
+from engine.prepare import Prepared, network_shape
+from engine.spec import ModelSpec
+
+_PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that changes its binning
+_BYTES_PER_PIXEL = 64  # of activations, a network pixel
+_LOG = logging.getLogger("atomstream")
+
+
+class Ticket:
+    """A frame's right to its place; given back once, by `release` or when nobody holds the frame any more."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._place: Place | None = plan.free.get()
+
+    @property
+    def place(self) -> Place:
+        """Its memory."""
+        if self._place is None:
+            raise ValueError("Expected a frame on its way, got one whose atoms were already located: prepare it again")
+        return self._place
+
+    def release(self) -> None:
+        """Let another frame have the place. What was enqueued for this one runs before what will be for that."""
+        place, self._place = self._place, None
+        if place is not None:
+            self.plan.free.put(place)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_place"):
+            self.release()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DevicePrepared(Prepared):
+    """`pixels` lie on the device, shared by all frames, and hold this one only while it is computed."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceMaps(Maps):
+    """`values` lie on the device, shared by all frames, and hold this one's only while it is computed."""
+
+    ticket: Ticket
+
+
+class GpuDetector(Detector):
+    """A model on one device.
+
+    Parameters
+    ----------
+    network : DeviceNetwork
+        Is closed with the detector.
+    memory_MB : float
+        Of the device, roughly; a quarter of it is for the network's activations, larger frames run in strips.
+    fallback : callable, optional
+        Gives the detector that takes over when the device is lost; without one that is an error.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: Device,
+        network: DeviceNetwork,
+        *,
+        memory_MB: float = 4096,
+        fallback: Callable[[], Detector] | None = None,
+    ) -> None:
+        self.spec = spec
+        self._device, self._device_network = device, network
+        self._most_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
+        self._plans: OrderedDict[Kind, Plan] = OrderedDict()
+        self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
+        self._order = RLock()  # of what goes into the streams; never held while waiting for a place or the device
+        self._fallback, self._handing_over = fallback, Lock()
+        self._cpu: Detector | None = None
+
+    @property
+    def backend(self) -> str:
+        """Runtime, precision and GPU; the other detector's once that has taken over."""
+        cpu = self._cpu
+        return f"{self._device_network.backend}, {self._device.name}" if cpu is None else cpu.backend
+
+    @property
+    def lost(self) -> bool:
+        """Whether another detector has taken over."""
+        return self._cpu is not None
+
+    def take(self, frame: Frame) -> Frame:
+        """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""
+        if isinstance(frame.pixels, np.ndarray):
+            return frame
+        there = self._device.adopt(frame.pixels)
+        return super().take(frame) if there is None else replace(frame, pixels=there)
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Upload a frame; waits only where as many frames are on their way as there are places."""
+        if self._cpu is not None:
+            return self._cpu.prepare(frame)
+        try:
+            with self._order:
+                plan = self._plan_for(frame)
+            ticket = Ticket(plan)
+            self._upload(frame, ticket.place)
+        except DeviceError as error:
+            return self._take_over(error).prepare(frame)
+        return DevicePrepared(plan.input, plan.scale, plan.kind.to, ticket)
+
+    def infer(self, prepared: Prepared) -> Maps:
+        """Enqueue all that the device does for a frame; does not wait for it."""
+        if not isinstance(prepared, DevicePrepared):
+            return self._other().infer(prepared)
+        plan, place = prepared.ticket.plan, prepared.ticket.place
+        try:
+            with self._order:
+                self._device_network.ready(plan.strip_size)
+                self._device.wait(self._computes, place.uploaded)
+                plan.run(self._computes, place)
+                self._device.record(place.done, self._computes)
+        except DeviceError as error:
+            self._take_over(error)
+            raise FrameError("internal", f"{error}; the CPU takes over") from None
+        except FrameError as error:
+            self._shrink(error)
+            raise
+        return DeviceMaps(plan.maps[0], prepared.ticket)
+
+    def locate(self, frame: Frame, prepared: Prepared, maps: Maps) -> Atoms:
+        """Wait for the frame's candidates and make atoms of them."""
+        if not isinstance(maps, DeviceMaps):
+            return self._other().locate(frame, prepared, maps)
+        ticket, place = maps.ticket, maps.ticket.place
+        try:
+            self._device.synchronize(place.done)  # SYNC: the one place where the CPU waits for the GPU
+            place.located = True
+            found = self._found(place)
+            cells = (ticket.plan.cells[0], ticket.plan.cells[1])
+            return to_atoms(found, cells, peak_radius(self.spec))
+        except DeviceError as error:
+            return self._take_over(error).detect(frame)
+        finally:
+            ticket.release()
+
+    def close(self) -> None:
+        """Free the network, the buffers and what has taken over."""
+        self._plans.clear()
+        self._device_network.close()
+        if self._cpu is not None:
+            self._cpu.close()
+
+    def _plan_for(self, frame: Frame) -> Plan:
+        """Of frames like this one; made when the first of them comes."""
+        pixels = frame.pixels
+        shape = (pixels.shape[0] if pixels.ndim == 3 else 1, *frame.shape)
+        dtype = device_dtype(pixels.dtype).name
+        kind = Kind(shape, network_shape(frame, self.spec), dtype, frame.mask is not None, frame.sampling_A)
+        plan = self._plans.get(kind)
+        if plan is None:
+            while len(self._plans) >= _PLANS:
+                self._plans.popitem(last=False)
+            plan = self._plans[kind] = self._make_plan(kind)
+        self._plans.move_to_end(kind)
+        return plan
+
+    def _make_plan(self, kind: Kind) -> Plan:
+        try:
+            return Plan(self._device, self.spec, self._device_network, kind, self._most_pixels)
+        except FrameError:
+            if not self._plans:
+                raise
+        self._plans.clear()  # the buffers of other frames may be what is in the way
+        return Plan(self._device, self.spec, self._device_network, kind, self._most_pixels)
+
+    def _upload(self, frame: Frame, place: Place) -> None:
+        if not place.located:
+            self._device.synchronize(place.uploaded)  # SYNC: only after a frame that was dropped on its way
+            self._device.wait(self._uploads, place.done)
+        place.located = False
+        there = None if isinstance(frame.pixels, np.ndarray) else self._device.adopt(frame.pixels)
+        if there is None:
+            stage(frame.pixels, place.raw_host)
+        if frame.mask is not None and place.mask_host is not None:
+            stage(frame.mask, place.mask_host)
+        with self._order:
+            if there is None:
+                self._device.upload(self._uploads, place.raw, place.raw_host)
+            else:
+                self._device.follow(self._uploads)
+                self._device.copy(self._uploads, place.raw, there)  # COPY: within the GPU
+            if place.mask_host is not None:
+                self._device.upload(self._uploads, place.mask, place.mask_host)
+            self._device.record(place.uploaded, self._uploads)
+
+    def _found(self, place: Place) -> NDArray[Any]:
+        """The candidates of a place that is done."""
+        count, rows = candidates_in(place.found_host)
+        if count <= len(rows):
+            return rows
+        # More than one cell in eight: plateaus. Rare enough for memory of its own and a wait of its own.
+        everything = self._device.pinned(((1 + count) * CANDIDATE.itemsize,), np.uint8)
+        arrived = self._device.event()
+        with self._order:
+            self._device.download(self._fetches, everything, place.found[: everything.size])
+            self._device.record(arrived, self._fetches)
+        self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
+        return candidates_in(everything)[1]
+
+    def _shrink(self, error: FrameError) -> None:
+        """After a run that found no memory: smaller strips from the next frame on."""
+        if error.reason == "no_memory":
+            with self._order:
+                self._most_pixels //= 2
+                self._plans.clear()
+            _LOG.warning("Out of GPU memory: strips of at most %d network pixels from now on", self._most_pixels)
+
+    def _take_over(self, error: DeviceError) -> Detector:
+        """What goes on after the device is lost; the error where nothing may."""
+        with self._handing_over:
+            if self._fallback is None:
+                raise error
+            if self._cpu is None:
+                _LOG.error("%s; the CPU takes over", one_line(error))
+                self._cpu = self._fallback()
+                with self._order:
+                    self._plans.clear()
+            return self._cpu
+
+    def _other(self) -> Detector:
+        if self._cpu is None:
+            raise ValueError("Expected a frame that this detector prepared, got another's: use its own prepare")
+        return self._cpu

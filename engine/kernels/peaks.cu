@@ -1,0 +1,132 @@
+// Maps in, candidates out: one thread a cell, no barrier, so the same text runs on a CPU in the tests.
+//
+// A candidate is what engine/peaks.py calls a peak before close ones are thinned, with what engine/refine.py says of it.
+// Which of close rivals stays depends on whether a rival's rival stays: that chain has no bound, so here a rival is only
+// marked, and engine/candidates.py thins the few that are marked with the very function of the CPU path.
+//
+// Arithmetic follows NumPy's step by step: float where that computes in float32, double where in float64, no fused
+// multiply-add (compile with --fmad=false). Decisions are then bit-equal; exp differs in its last bit.
+
+enum { SCORE, PEAK, DY, DX, LOG_SIGMA, CONTAMINATION, CLASSES };
+enum { CONTAMINATED = 1, EDGE = 2, RIVAL = 64, OUTSIDE = 128 };
+
+struct Candidate {
+    int cell;  // row * width + column: the atomic counter gives an arbitrary order, this sorts it
+    float y, x, score, sigma_pm;
+    int class_id, flags;
+    float peak;  // what close rivals are thinned by
+};
+
+struct PeaksOf {
+    int height, width, pitch, plane;  // cells in use; floats from row to row and from map to map of the padded maps
+    int classes, stride, reach, capacity;
+    float frame_height, frame_width, scale_y, scale_x;  // frame pixels; frame pixels per network pixel
+    float sampling_A, sigma_pm, edge_A, covered;
+    double radius2, agree2;  // cells^2, network pixels^2
+    float log_sigma_limit;
+    int reserved;
+};
+
+static __device__ int class_of(const float *maps, const PeaksOf &of, int at) {
+    int best = 0;
+    for (int k = 1; k < of.classes; ++k) {
+        float value = maps[(CLASSES + k) * of.plane + at], highest = maps[(CLASSES + best) * of.plane + at];
+        if (value > highest || (value != value && highest == highest)) best = k;  // as argmax: the first, NaN above all
+    }
+    return best;
+}
+
+static __device__ bool is_candidate(const float *maps, const float *threshold, const PeaksOf &of, int row, int column) {
+    int at = row * of.pitch + column;
+    float peak = maps[PEAK * of.plane + at];
+    if (!(peak > 0)) return false;  // nearly all cells
+    return peak >= threshold[class_of(maps, of, at)];
+}
+
+static __device__ bool has_rival(const float *maps, const float *threshold, const PeaksOf &of, int row, int column) {
+    for (int dy = -of.reach; dy <= of.reach; ++dy)
+        for (int dx = -of.reach; dx <= of.reach; ++dx) {
+            int y = row + dy, x = column + dx;
+            bool is_near = (dy || dx) && dy * dy + dx * dx <= of.radius2;
+            bool exists = y >= 0 && y < of.height && x >= 0 && x < of.width;
+            if (is_near && exists && is_candidate(maps, threshold, of, y, x)) return true;
+        }
+    return false;
+}
+
+static __device__ float limited(float log_sigma, float limit) {
+    return log_sigma < -limit ? -limit : log_sigma > limit ? limit : log_sigma;  // NaN stays NaN
+}
+
+// Network pixels: the mean of what the cell and its eight neighbours predict, of those that agree with the cell itself.
+static __device__ void position(const float *maps, const PeaksOf &of, int row, int column, float *y, float *x) {
+    int own = row * of.pitch + column;
+    float own_dy = maps[DY * of.plane + own], own_dx = maps[DX * of.plane + own];
+    float sum_y = 0, sum_x = 0, sum = 0;
+    for (int dy = -1; dy <= 1; ++dy)
+        for (int dx = -1; dx <= 1; ++dx) {
+            int r = row + dy, c = column + dx;
+            bool exists = r >= 0 && r < of.height && c >= 0 && c < of.width;
+            r = r < 0 ? 0 : r >= of.height ? of.height - 1 : r;
+            c = c < 0 ? 0 : c >= of.width ? of.width - 1 : c;
+            int at = r * of.pitch + c;
+            float predicted_y = (float)(of.stride * dy) + maps[DY * of.plane + at];
+            float predicted_x = (float)(of.stride * dx) + maps[DX * of.plane + at];
+            float apart_y = predicted_y - own_dy, apart_x = predicted_x - own_dx;
+            float apart2 = apart_y * apart_y + apart_x * apart_x;
+            float agrees = exists && (double)apart2 <= of.agree2 ? 1.0f : 0.0f;
+            // Multiplied, not branched over: a NaN beside a peak spoils its position here as it does in NumPy.
+            float weight = agrees * expf(-2.0f * limited(maps[LOG_SIGMA * of.plane + at], of.log_sigma_limit));
+            sum_y += predicted_y * weight;
+            sum_x += predicted_x * weight;
+            sum += weight;
+        }
+    double centre = (of.stride - 1) / 2.0;
+    *y = (float)(of.stride * row + centre + (double)(sum_y / sum));
+    *x = (float)(of.stride * column + centre + (double)(sum_x / sum));
+}
+
+// 0 or more inside the frame; NaN where there is no position.
+static __device__ float distance_to_edge(float y, float x, const PeaksOf &of) {
+    float sides[4] = {y + 0.5f, of.frame_height - 0.5f - y, x + 0.5f, of.frame_width - 0.5f - x};
+    float nearest = sides[0];
+    for (int k = 1; k < 4; ++k)
+        if (sides[k] < nearest || sides[k] != sides[k]) nearest = sides[k];
+    return nearest;
+}
+
+// found[0].cell counts candidates, also those beyond the capacity; they begin at found[1]. Without contrast there is none.
+extern "C" __global__ void peaks(const float *maps, const float *threshold, const int *contrast,
+                                 const PeaksOf *parameters, Candidate *found) {
+    PeaksOf of = *parameters;
+    int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= of.height * of.width || !*contrast) return;
+    int row = index / of.width, column = index % of.width, at = row * of.pitch + column;
+    if (!is_candidate(maps, threshold, of, row, column)) return;
+    int place = atomicAdd(&found[0].cell, 1);
+    if (place >= of.capacity) return;
+    float y, x;
+    position(maps, of, row, column, &y, &x);
+    y = (y + 0.5f) * of.scale_y - 0.5f;  // outer edges of frame and network input coincide, pixel centres are integers
+    x = (x + 0.5f) * of.scale_x - 0.5f;
+    float to_edge = distance_to_edge(y, x, of);
+    Candidate candidate;
+    candidate.cell = index;
+    candidate.y = y;
+    candidate.x = x;
+    candidate.score = maps[SCORE * of.plane + at];
+    candidate.sigma_pm = expf(limited(maps[LOG_SIGMA * of.plane + at], of.log_sigma_limit)) * of.sigma_pm;
+    candidate.class_id = class_of(maps, of, at);
+    candidate.flags = (maps[CONTAMINATION * of.plane + at] > of.covered ? CONTAMINATED : 0) |
+                      (to_edge * of.sampling_A < of.edge_A ? EDGE : 0) | (to_edge >= 0 ? 0 : OUTSIDE) |
+                      (has_rival(maps, threshold, of, row, column) ? RIVAL : 0);
+    candidate.peak = maps[PEAK * of.plane + at];
+    found[1 + place] = candidate;
+}
+
+// The counters of a frame are set on the device, so that one graph of launches holds all of it.
+extern "C" __global__ void begin(int *contrast, Candidate *found) {
+    if (blockIdx.x * blockDim.x + threadIdx.x) return;
+    *contrast = 0;
+    found[0].cell = 0;
+}

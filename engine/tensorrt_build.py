@@ -1,0 +1,137 @@
+"""ONNX in, serialised TensorRT engine out. Strongly typed: the precision is what the file says, see engine/half.py.
+
+Building takes seconds to minutes and blocks; `tensorrt` needs a GPU for it, `tensorrt_rtx` none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ModelError
+from engine.tensorrt_module import Edition
+
+INPUT, OUTPUT = "frame", "maps"
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """Heights and widths of the network's input that an engine takes, and the one it is fastest at."""
+
+    least: Size
+    best: Size
+    most: Size
+
+    def holds(self, size: Size) -> bool:
+        """Whether an input of this size may be given."""
+        return all(low <= got <= high for low, got, high in zip(self.least, size, self.most, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """A serialised engine, and what timing kernels taught for the next build (empty where nothing is timed)."""
+
+    engine: bytes
+    timing: bytes
+
+
+def build(
+    edition: Edition,
+    onnx: bytes,
+    ranges: tuple[ShapeRange, ...],
+    *,
+    channels: int,
+    maps: int,
+    timing: bytes = b"",
+    workspace_MB: float = 2048,
+) -> Built:
+    """Build an engine with one optimisation profile for each range, in this order.
+
+    Parameters
+    ----------
+    onnx : bytes
+        The network's file.
+    channels, maps : int
+        Channels of its input and output.
+    timing : bytes
+        Of an earlier build on this GPU; what does not fit is left out.
+    workspace_MB : float
+        Most device memory that a layer may work in.
+
+    Raises
+    ------
+    ModelError
+        A file that is no network, a network with other inputs or outputs or with an operation that TensorRT lacks,
+        a build that failed.
+    """
+    logger = edition.logger()
+    builder = _builder(edition, logger)
+    network = builder.create_network(edition.network_flags)
+    parser = edition.module.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        raise ModelError(f"Expected a network that {edition.name} can read, got {_refusal(parser)}: export it again")
+    _expect_channels(network, edition, channels, maps)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(edition.module.MemoryPoolType.WORKSPACE, int(workspace_MB * 1e6))
+    for size_range in ranges:
+        _add_profile(builder, config, channels, size_range)
+    kept = _use_timing(edition, config, timing)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ModelError(
+            f"Expected {edition.name} to build an engine, got {logger.last()}: free GPU memory, update the driver, "
+            "or use --device cpu"
+        )
+    return Built(bytes(engine), bytes(kept.serialize()) if kept is not None else b"")
+
+
+def _builder(edition: Edition, logger: Any) -> Any:
+    try:
+        return edition.module.Builder(logger)
+    except (RuntimeError, TypeError) as error:  # pybind: the factory returned a null pointer
+        cause = logger.last() if logger.errors else " ".join(str(error).split())
+        raise ModelError(f"Expected {edition.name} to start, got {cause}: run atomstream doctor") from None
+
+
+def _refusal(parser: Any) -> str:
+    errors = [parser.get_error(k) for k in range(parser.num_errors)]
+    if not errors:
+        return "no reason"
+    first = errors[0]
+    operation = f"operation {first.node_operator()!r}: " if first.node_operator() else ""
+    return operation + " ".join(first.desc().split())[:300]
+
+
+def _expect_channels(network: Any, edition: Edition, channels: int, maps: int) -> None:
+    tensors = [network.get_input(k) for k in range(network.num_inputs)]
+    tensors += [network.get_output(k) for k in range(network.num_outputs)]
+    got = [(tensor.name, tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+    single = edition.module.DataType.FLOAT
+    want = [(INPUT, (-1, channels, -1, -1), single), (OUTPUT, (-1, maps, -1, -1), single)]
+    if got != want:
+        said = ", ".join(f"{name} {shape} {str(dtype).rpartition('.')[2]}" for name, shape, dtype in got)
+        raise ModelError(
+            f"Expected one input {INPUT} (N, {channels}, H, W) and one output {OUTPUT} (N, {maps}, h, w) of float32, "
+            f"got {said}: export the model again"
+        )
+
+
+def _add_profile(builder: Any, config: Any, channels: int, size_range: ShapeRange) -> None:
+    profile = builder.create_optimization_profile()
+    sizes = (size_range.least, size_range.best, size_range.most)
+    profile.set_shape(INPUT, *((1, channels, *size) for size in sizes))
+    if config.add_optimization_profile(profile) < 0:
+        raise ModelError(f"Expected sizes that grow, got {size_range}: correct the range of frame sizes")
+
+
+def _use_timing(edition: Edition, config: Any, timing: bytes) -> Any:
+    """The timing cache of this build, or None. One of another GPU is refused by its own header, and begun anew."""
+    if not edition.times_kernels:
+        return None
+    cache = config.create_timing_cache(timing)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache

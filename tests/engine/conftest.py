@@ -1,0 +1,25 @@
+"""What the tests of the GPU path share: kernels on a CPU, an installed TensorRT, a cache of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.engine_cache import EngineCache
+from engine.errors import ModelError
+from engine.tensorrt_module import Edition, find_tensorrt
+from tests.cuda_on_cpu import cuda_on_cpu  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="session")
+def edition() -> Edition:
+    """TensorRT or TensorRT RTX; neither needs a GPU to be imported."""
+    try:
+        return find_tensorrt()
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    """In a folder of its own."""
+    return EngineCache(tmp_path / "engines")

@@ -1,0 +1,252 @@
+"""CuPy's device on a CuPy that only keeps what it is told; and that the real one has what is called on it."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from engine import FrameError
+from engine.cupy_device import CupyDevice
+from engine.device import KERNELS, OPTIONS, THREADS, kernel_files
+from engine.errors import DeviceError
+
+
+class StatusError(RuntimeError):
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+def fake_cupy(calls):
+    """The parts of CuPy that are called, writing down in which order."""
+
+    class Context:
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            calls.append(("enter", self.name))
+
+        def __exit__(self, *trace):
+            calls.append(("exit", self.name))
+
+        def use(self):
+            calls.append(("use", self.name))
+
+    class Stream(Context):
+        ptr = 77
+
+        def __init__(self, non_blocking):
+            assert non_blocking  # the default stream would wait for, and hold back, all others
+            super().__init__("stream")
+
+        def begin_capture(self):
+            calls.append(("begin_capture",))
+
+        def end_capture(self):
+            calls.append(("end_capture",))
+            return SimpleNamespace(launch=lambda stream: calls.append(("graph", stream)))
+
+        def wait_event(self, event):
+            calls.append(("wait_event", event))
+
+    class Event(tuple):
+        def __new__(cls, *values):
+            return super().__new__(cls, values)
+
+        def record(self, stream):
+            calls.append(("record", stream))
+
+    class Module:
+        def __init__(self, code, options):
+            calls.append(("module", code, options))
+
+        def get_function(self, name):
+            return lambda grid, block, arguments: calls.append((name, grid, block, arguments))
+
+    errors = {name: type(name, (StatusError,), {}) for name in ("CUDARuntimeError", "CUDADriverError")}
+    properties = {"name": b"H200", "major": 9, "minor": 0}
+    made = ModuleType("cupy")
+    made.RawModule = Module
+    made.get_default_memory_pool = lambda: SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)))
+    made.asarray = lambda values: calls.append(("asarray",)) or ("device", values)
+    made.zeros = lambda shape, dtype: calls.append(("zeros",)) or ("device", shape)
+    made.from_dlpack = lambda values: ("dlpack", values)
+    made.cuda = SimpleNamespace(
+        Device=lambda index: Context(f"device {index}"),
+        Stream=Stream,
+        Event=lambda block=False, disable_timing=False: Event(block, disable_timing),
+        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: calls.append(("settle",))),
+        alloc_pinned_memory=bytearray,
+        runtime=SimpleNamespace(
+            getDeviceProperties=lambda index: properties, CUDARuntimeError=errors["CUDARuntimeError"]
+        ),
+        driver=SimpleNamespace(CUDADriverError=errors["CUDADriverError"]),
+        memory=SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
+        compiler=SimpleNamespace(CompileException=type("CompileException", (Exception,), {})),
+    )
+    return made
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A stand-in for CuPy with `calls`."""
+    calls = []
+    made = fake_cupy(calls)
+    made.calls = calls
+    monkeypatch.setitem(sys.modules, "cupy", made)
+    return made
+
+
+class TestCupyDevice:
+    def test_every_kernel_is_compiled_without_fused_arithmetic(self, cupy):
+        device = CupyDevice(memory_MB=10)
+        modules = [call for call in cupy.calls if call[0] == "module"]
+        assert [call[1] for call in modules] == [(KERNELS / file).read_text() for file in kernel_files()]
+        assert {call[2] for call in modules} == {OPTIONS}
+        assert "--fmad=false" in OPTIONS
+        assert ("limit", 10_000_000) in cupy.calls
+        assert device.name == "H200 sm_90"
+
+    @pytest.mark.parametrize(("count", "blocks"), [(1, 1), (THREADS, 1), (THREADS + 1, 2), (1000 * THREADS, 1000)])
+    def test_a_launch_has_enough_threads_and_is_on_its_stream(self, cupy, count, blocks):
+        device = CupyDevice()
+        stream = device.stream()
+        cupy.calls.clear()
+        device.launch(stream, "peaks", count, 1, 2)
+        assert cupy.calls == [
+            ("enter", "device 0"),
+            ("enter", "stream"),
+            ("peaks", (blocks,), (THREADS,), (1, 2)),
+            ("exit", "stream"),
+            ("exit", "device 0"),
+        ]
+
+    def test_a_capture_is_run_later_and_on_the_stream_it_was_made_on(self, cupy):
+        device = CupyDevice()
+        stream = device.stream()
+        cupy.calls.clear()
+        run = device.capture(stream, lambda: cupy.calls.append(("steps",)))
+        order = [call for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == [("begin_capture",), ("steps",), ("end_capture",)]
+        run()
+        assert [call for call in cupy.calls if call[0] == "graph"] == [("graph", stream)]
+
+    def test_a_capture_that_fails_is_ended(self, cupy):
+        device = CupyDevice()
+
+        def fail():
+            raise cupy.cuda.runtime.CUDARuntimeError(900, "not permitted")
+
+        with pytest.raises(DeviceError, match="not permitted"):
+            device.capture(device.stream(), fail)
+        assert ("end_capture",) in cupy.calls
+
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [
+            (lambda cuda: cuda.memory.OutOfMemoryError("out of\nmemory"), FrameError),
+            (lambda cuda: cuda.runtime.CUDARuntimeError(2, "cudaErrorMemoryAllocation: out of\nmemory"), FrameError),
+            (lambda cuda: cuda.runtime.CUDARuntimeError(46, "cudaErrorDevicesUnavailable:\nbusy"), DeviceError),
+            (lambda cuda: cuda.driver.CUDADriverError(700, "CUDA_ERROR_ILLEGAL_ADDRESS"), DeviceError),
+            (lambda cuda: cuda.compiler.CompileException("unknown\narchitecture"), DeviceError),
+        ],
+    )
+    def test_its_errors_are_ours_in_one_line(self, cupy, error, kind):
+        device = CupyDevice()
+        with pytest.raises(kind, match=r"xpect.*, got .*: ") as caught, device.active():
+            raise error(cupy.cuda)
+        assert "\n" not in str(caught.value)
+        assert kind is DeviceError or caught.value.reason == "no_memory"
+
+    def test_events_let_the_cpu_sleep_and_pinned_memory_has_its_shape(self, cupy):
+        device = CupyDevice()
+        assert device.event() == (True, True)
+        assert device.pinned((2, 3), np.uint16).shape == (2, 3)
+        assert device.handle(device.stream()) == 77
+
+    def test_what_was_just_allocated_is_there_before_it_is_used(self, cupy):
+        device = CupyDevice()
+        cupy.calls.clear()
+        device.zeros((2,), np.float32)
+        device.constant(np.zeros(2))
+        order = [call[0] for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == ["zeros", "settle", "asarray", "settle"]
+
+    def test_arrays_of_others_are_taken_where_they_lie_on_the_gpu(self, cupy):
+        device = CupyDevice()
+        ours = SimpleNamespace(__cuda_array_interface__={})
+        assert device.adopt(ours) == ("device", ours)
+        for kind, taken in ((2, True), (1, False)):
+            tensor = SimpleNamespace(__dlpack_device__=lambda kind=kind: (kind, 0))
+            assert (device.adopt(tensor) == ("dlpack", tensor)) == taken
+        assert device.adopt(np.zeros(3)) is None
+
+    def test_an_upload_follows_the_callers_own_stream(self, cupy):
+        device = CupyDevice()
+        cupy.calls.clear()
+        device.follow(device.stream())
+        order = [call[0] for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == ["record", "wait_event"]
+
+    @pytest.mark.parametrize("index", [0, 3])
+    def test_everything_is_done_on_its_gpu(self, cupy, index):
+        device = CupyDevice(index)
+        cupy.calls.clear()
+        device.zeros((2,), np.float32)
+        device.launch(device.stream(), "peaks", 1)
+        assert {call[1] for call in cupy.calls if call[0] == "enter"} == {f"device {index}", "stream"}
+        assert cupy.calls[0] == ("enter", f"device {index}")
+
+    def test_no_cupy_is_told_with_the_command_that_installs_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cupy", None)
+        with pytest.raises(DeviceError, match=r"Expected CuPy, got .*: pip install atomstream\[gpu\]"):
+            CupyDevice()
+
+    def test_a_library_that_cupy_does_not_find_is_told_too(self, cupy):
+        def missing(code, options):
+            raise RuntimeError("CuPy failed to load libnvrtc.so.13:\nno such file")
+
+        cupy.RawModule = missing
+        with pytest.raises(DeviceError, match=r"got CuPy failed to load libnvrtc.so.13: no such file: pip install"):
+            CupyDevice()
+
+
+def test_the_real_cupy_has_what_is_called_on_it():
+    """Imports without a driver; nothing can be run without one."""
+    try:
+        import cupy
+    except ImportError as error:
+        pytest.skip(f"expected CuPy, got {error}: pip install cupy-cuda13x")
+    stream, event = cupy.cuda.Stream, cupy.cuda.Event
+    for name in ("begin_capture", "end_capture", "wait_event", "use", "synchronize"):
+        assert callable(getattr(stream, name))
+    assert callable(event.record)
+    assert callable(event.synchronize)
+    assert callable(cupy.cuda.Graph.launch)
+    assert callable(cupy.cuda.alloc_pinned_memory)
+    assert callable(cupy.cuda.get_current_stream)
+    assert callable(cupy.from_dlpack)
+    for name in ("stream", "out", "blocking"):
+        assert name in cupy.ndarray.get.__doc__.partition("\n")[0]
+    assert "stream" in cupy.ndarray.set.__doc__.partition("\n")[0]
+    cuda = cupy.cuda
+    for error in (
+        cuda.memory.OutOfMemoryError,
+        cuda.runtime.CUDARuntimeError,
+        cuda.driver.CUDADriverError,
+        cuda.compiler.CompileException,
+    ):
+        assert issubclass(error, Exception)
+
+
+def test_without_a_driver_the_real_cupy_gives_our_error():
+    try:
+        import cupy
+    except ImportError as error:
+        pytest.skip(f"expected CuPy, got {error}: pip install cupy-cuda13x")
+    if cupy.cuda.is_available():
+        pytest.skip("expected a machine without a GPU, found one")
+    with pytest.raises(DeviceError, match="GPU 0: expected an answer, got cudaError"):
+        CupyDevice()

@@ -1,0 +1,418 @@
+"""The GPU path on the CPU: kernels through g++, the network through OpenVINO, the very plan and detector of a GPU."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import Frame, FrameError, load_detector
+from engine.device_plan import PLACES
+from engine.errors import DeviceError
+from engine.gpu_detector import DeviceMaps, GpuDetector
+from engine.network import Maps, OpenVinoNetwork
+from engine.shipped import find_spec, list_models
+from engine.spec import ModelSpec
+from tests.cuda_on_cpu import OnDevice
+
+
+class HostNetwork:
+    """A DeviceNetwork over OpenVINO; `before` may fail in its place."""
+
+    backend, capturable = "host f32", True
+
+    def __init__(self, device, path, spec, before=lambda stream: None):
+        self.device, self.before, self.sizes, self.bound, self.closed = device, before, [], 0, False
+        maps = 6 + (len(spec.classes) if len(spec.classes) > 1 else 0)
+        self.network = OpenVinoNetwork(path.with_suffix(".onnx"), "f32", channels=spec.channels, maps=maps, threads=1)
+
+    def ready(self, size):
+        self.sizes.append(size)
+
+    def bind(self, stream, pixels, maps):
+        self.bound += 1
+
+        def enqueue(stream):
+            self.before(stream)
+            self.device._do(stream, "network", lambda: np.copyto(maps[0], self.network.infer(pixels.copy()).values))
+
+        return enqueue
+
+    def close(self):
+        self.closed = True
+        self.network.close()
+
+
+@pytest.fixture
+def make(cuda_on_cpu):
+    """A function (spec path, **options) -> GpuDetector; all are closed at the end."""
+    made = []
+    cuda_on_cpu.log.clear()
+
+    def build(path, before=lambda stream: None, **options):
+        spec = ModelSpec.read(path)
+        made.append(GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, path, spec, before), **options))
+        return made[-1]
+
+    yield build
+    for detector in made:
+        detector.close()
+
+
+def expect_same_atoms(detector, reference, frame, atol=0.02):
+    atoms, expected = detector.detect(frame), reference.detect(frame)
+    assert len(atoms) == len(expected) > 0
+    np.testing.assert_allclose(atoms.positions, expected.positions, atol=atol)
+    np.testing.assert_allclose(atoms.score, expected.score, atol=0.01)
+    np.testing.assert_array_equal(atoms.flags, expected.flags)
+    np.testing.assert_array_equal(atoms.class_id, expected.class_id)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model):
+    with load_detector(tiny_model, precision="f32") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def running(cuda_on_cpu, tiny_model):
+    """One that has seen other frames before."""
+    spec = ModelSpec.read(tiny_model)
+    with GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec)) as detector:
+        yield detector
+
+
+def some_frame(draw_frame, shape=(96, 112), sampling_A=0.2, seed=0):
+    rng = np.random.default_rng(seed)
+    step = 3 / sampling_A
+    places = [
+        (y + rng.uniform(-2, 2), x + rng.uniform(-2, 2))
+        for y in np.arange(step, shape[0] - step, step)
+        for x in np.arange(step, shape[1] - step, step)
+    ]
+    return draw_frame(shape, places, sampling_A)
+
+
+class TestSameAtoms:
+    @given(
+        seed=st.integers(0, 1000), sampling_A=st.floats(0.06, 0.4), height=st.integers(0, 30), width=st.integers(0, 30)
+    )
+    def test_as_the_cpu_path(self, running, reference, draw_frame, seed, sampling_A, height, width):
+        shape = round(14 / sampling_A) + height, round(14 / sampling_A) + width
+        expect_same_atoms(running, reference, some_frame(draw_frame, shape, sampling_A, seed))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, "<u2", ">u2", np.int32, np.float32, np.float64])
+    def test_every_dtype(self, make, tiny_model, reference, draw_frame, dtype):
+        frame = some_frame(draw_frame)
+        expect_same_atoms(make(tiny_model), reference, Frame(frame.pixels.astype(dtype), 0.2))
+
+    def test_masked_pixels(self, make, tiny_model, reference, draw_frame):
+        frame = some_frame(draw_frame)
+        mask = np.random.default_rng(0).random(frame.shape) < 0.01
+        pixels = np.where(mask, 65535, frame.pixels).astype(np.uint16)
+        expect_same_atoms(make(tiny_model), reference, Frame(pixels, 0.2, mask=mask))
+
+    def test_classes_and_series(self, make, build_tiny_model, draw_frame):
+        path = build_tiny_model(channels=3, classes=("A", "B"))
+        frame = some_frame(draw_frame)
+        series = Frame(np.stack([frame.pixels, 2 * frame.pixels, 50 + frame.pixels]), 0.2, defocus_A=(-50.0, 0.0, 50.0))
+        with load_detector(path, precision="f32") as expected:
+            expect_same_atoms(make(path), expected, series)
+
+    @pytest.mark.parametrize("name", list_models())
+    def test_a_shipped_model_whole_and_in_strips(self, make, name):
+        path = find_spec(name)
+        # A sheet of dots on a hexagonal grid, with noise: the network finds many in it.
+        y, x = np.mgrid[:1300, :96] * 0.2
+        waves = sum(np.cos(2 * np.pi / 2.13 * (x * np.cos(a) + y * np.sin(a))) for a in np.pi * np.arange(3) / 3)
+        pixels = np.random.default_rng(0).poisson(400 * (1 - 0.03 * waves)).astype(np.uint16)
+        frame = Frame(pixels, 0.2)
+        with load_detector(path, precision="f32", threads=1) as expected:
+            whole = expected.detect(frame)
+            detector = make(path, memory_MB=4 * 64 * 800 * 96 / 1e6)
+            atoms = detector.detect(frame)
+            sizes = set(detector._device_network.sizes)
+        assert sizes == {(800 // 16 * 16, 96)}
+        assert len(whole) > 100
+        assert len(atoms) == len(whole)
+        np.testing.assert_allclose(atoms.positions, whole.positions, atol=0.02)
+
+    def test_strips_give_what_the_whole_gives(self, make, build_tiny_model, draw_frame):
+        path = build_tiny_model(channels=3, trained={})
+        frame = some_frame(draw_frame, (900, 48))
+        series = Frame(np.stack([frame.pixels] * 3), 0.2)
+        whole, strips = make(path), make(path, memory_MB=4 * 64 * 640 * 48 / 1e6)
+        expected = whole.detect(series)
+        atoms = strips.detect(series)
+        assert set(strips._device_network.sizes) == {(640, 48)}
+        assert len(atoms) > 100
+        for name, column in atoms.columns().items():
+            np.testing.assert_allclose(column, expected.columns()[name], atol=1e-4)
+
+    def test_a_constant_frame_holds_no_atoms(self, make, tiny_model):
+        detector = make(tiny_model)
+        for value in (0, 7):
+            assert len(detector.detect(Frame(np.full((60, 64), value, np.uint16), 0.2))) == 0
+
+    def test_a_map_full_of_plateaus_is_fetched_whole(self, make, tiny_model, tiny_spec):
+        detector = make(tiny_model)
+        detector._device_network.bind = lambda stream, pixels, maps: lambda stream: maps.fill(0.9)
+        frame = Frame(np.random.default_rng(0).poisson(50, (160, 160)).astype(np.uint16), 0.2)
+        atoms = detector.detect(frame)
+
+        class Everywhere:
+            backend = "imagined"
+
+            def infer(self, pixels):
+                return Maps(np.full((6, pixels.shape[2] // 2, pixels.shape[3] // 2), 0.9, np.float32))
+
+        from engine.detector import Detector
+
+        expected = Detector(tiny_spec, Everywhere()).detect(frame)
+        assert len(atoms) == len(expected) > 500
+        np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-4)
+
+
+class TestPipeline:
+    def test_a_frame_goes_up_while_the_one_before_is_not_yet_waited_for(
+        self, make, tiny_model, draw_frame, cuda_on_cpu
+    ):
+        detector = make(tiny_model)
+        frames = [some_frame(draw_frame, seed=seed) for seed in range(3)]
+        prepared = [detector.prepare(frame) for frame in frames]
+        maps = [detector.infer(one) for one in prepared]
+        assert not [entry for entry in cuda_on_cpu.log if entry[0] == "synchronize"]
+        atoms = [detector.locate(*one) for one in zip(frames, prepared, maps, strict=True)]
+        assert [entry[0] for entry in cuda_on_cpu.log].count("synchronize") == 3
+        for frame, found in zip(frames, atoms, strict=True):
+            np.testing.assert_array_equal(found.positions, detector.detect(frame).positions)
+
+    def test_any_number_of_threads(self, make, tiny_model, draw_frame):
+        detector = make(tiny_model)
+        frames = [some_frame(draw_frame, (96, 96 + 16 * (seed % 2)), seed=seed) for seed in range(24)]
+        with ThreadPoolExecutor(2 * PLACES) as threads:
+            found = list(threads.map(detector.detect, frames))
+        for frame, atoms in zip(frames, found, strict=True):
+            assert len(atoms) > 0
+            np.testing.assert_array_equal(atoms.positions, detector.detect(frame).positions)
+
+    def test_two_streams_and_their_order(self, make, tiny_model, draw_frame, cuda_on_cpu):
+        detector = make(tiny_model)
+        detector.detect(some_frame(draw_frame))
+        log = [entry for entry in cuda_on_cpu.log if entry[0] not in ("zeros", "pinned")]
+        uploads, computes = detector._uploads, detector._computes
+        assert uploads != computes
+        assert log[:4] == [("upload", uploads), ("record", uploads), ("wait", computes, uploads), ("begin", computes)]
+        assert log[-5:] == [
+            ("network", computes),
+            ("peaks", computes),
+            ("download", computes),
+            ("record", computes),
+            ("synchronize", computes),
+        ]
+        assert {entry[1] for entry in log[3:]} == {computes}
+
+    def test_nothing_is_allocated_after_the_first_frame(self, make, tiny_model, draw_frame, cuda_on_cpu):
+        detector = make(tiny_model)
+        detector.detect(some_frame(draw_frame))
+        cuda_on_cpu.log.clear()
+        for seed in range(5):
+            detector.detect(some_frame(draw_frame, seed=seed))
+        assert not [entry for entry in cuda_on_cpu.log if entry[0] in ("zeros", "pinned")]
+
+    def test_a_place_that_is_used_again_runs_as_one_graph(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
+        detector = make(tiny_model)
+        for seed in range(3 * PLACES):
+            cuda_on_cpu.log.clear()
+            expect_same_atoms(detector, reference, some_frame(draw_frame, seed=seed))
+            whats = [entry[0] for entry in cuda_on_cpu.log]
+            assert ("graph" in whats) == (seed >= PLACES)
+            assert ("peaks" in whats) == (seed < PLACES)
+
+    def test_a_graph_that_cannot_be_is_done_without(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        def refuse(stream, steps):
+            raise DeviceError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(cuda_on_cpu, "capture", refuse)
+        detector = make(tiny_model)
+        for seed in range(2 * PLACES):
+            expect_same_atoms(detector, reference, some_frame(draw_frame, seed=seed))
+
+    def test_frames_that_are_dropped_on_the_way_give_their_places_back(self, make, tiny_model, draw_frame, cuda_on_cpu):
+        detector = make(tiny_model)
+        frame = some_frame(draw_frame)
+        for _ in range(2 * PLACES):
+            detector.prepare(frame)
+        for _ in range(2 * PLACES):
+            detector.infer(detector.prepare(frame))
+        cuda_on_cpu.log.clear()
+        assert len(detector.detect(frame)) > 0
+        # What the dropped frame left in the streams is waited for before its memory is written to.
+        assert [entry[0] for entry in cuda_on_cpu.log][:3] == ["synchronize", "wait", "upload"]
+
+    def test_shapes_that_alternate_keep_their_buffers_and_more_do_not_pile_up(self, make, tiny_model, draw_frame):
+        detector = make(tiny_model)
+        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(3)]
+        detector.detect(frames[0])
+        first = next(iter(detector._plans.values()))
+        detector.detect(frames[1])
+        detector.detect(frames[0])
+        assert first in detector._plans.values()
+        detector.detect(frames[2])
+        assert len(detector._plans) == 2
+        assert first in detector._plans.values()
+        assert detector._device_network.bound == 3  # once for each kind, so that no graph finds its network changed
+
+    def test_atoms_are_located_once(self, make, tiny_model, draw_frame):
+        detector = make(tiny_model)
+        frame = some_frame(draw_frame)
+        prepared = detector.prepare(frame)
+        maps = detector.infer(prepared)
+        assert isinstance(maps, DeviceMaps)
+        detector.locate(frame, prepared, maps)
+        with pytest.raises(ValueError, match="already located"):
+            detector.locate(frame, prepared, maps)
+
+    def test_closing_closes_the_network(self, make, tiny_model):
+        detector = make(tiny_model)
+        detector.close()
+        assert detector._device_network.closed
+        assert detector.backend == "host f32, CPU sm_0"
+
+
+class TestPixelsOfOthers:
+    """In-process callers hand over what they have."""
+
+    def test_what_lies_on_the_gpu_is_not_brought_down(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
+        frame = some_frame(draw_frame)
+        detector = make(tiny_model)
+        atoms = detector.detect(Frame(OnDevice(frame.pixels), frame.sampling_A))
+        np.testing.assert_allclose(atoms.positions, reference.detect(frame).positions, atol=0.02)
+        uploads = [entry for entry in cuda_on_cpu.log if entry[1:] == (detector._uploads,)]
+        # It waits for the caller's own stream: what makes the pixels may still be running.
+        assert [entry[0] for entry in uploads] == ["follow", "copy", "record"]
+
+    @pytest.mark.parametrize("shape", [(8, 8), (3, 64, 64)])
+    def test_it_is_checked_as_any_other(self, make, tiny_model, shape):
+        with pytest.raises(FrameError) as caught:
+            make(tiny_model).detect(Frame(OnDevice(np.zeros(shape)), 0.2))
+        assert caught.value.reason == "shape_out_of_range"
+
+    def test_tensors_of_the_cpu(self, make, tiny_model, reference, draw_frame):
+        torch = pytest.importorskip("torch")
+        frame = some_frame(draw_frame)
+        tensor = Frame(torch.from_numpy(frame.pixels.copy()), frame.sampling_A)
+        expected = reference.detect(frame).positions
+        np.testing.assert_array_equal(reference.detect(tensor).positions, expected)
+        np.testing.assert_allclose(make(tiny_model).detect(tensor).positions, expected, atol=0.02)
+
+    @pytest.mark.parametrize("pixels", [[[1, 2], [3, 4]], OnDevice(np.zeros((64, 64)))])
+    def test_what_cannot_be_read_is_refused(self, reference, pixels):
+        with pytest.raises(FrameError, match=r"Engine expects pixels of NumPy .*, got (list|OnDevice)") as caught:
+            reference.detect(Frame(pixels, 0.2))
+        assert caught.value.reason == "unknown_dtype"
+
+
+class TestTrouble:
+    def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
+        def full(stream):
+            if len(detector._device_network.sizes) < 3:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full, memory_MB=4 * 64 * 4 * 900 * 48 / 1e6)
+        frame = some_frame(draw_frame, (900, 48))
+        for _ in range(2):
+            with pytest.raises(FrameError, match="GPU expects free memory"):
+                detector.detect(frame)
+        detector._most_pixels = 640 * 48
+        assert len(detector.detect(frame)) > 100
+        assert detector._device_network.sizes == [(912, 48), (912, 48), (640, 48)]
+
+    def test_out_of_memory_halves_what_is_run_at_once(self, make, tiny_model, draw_frame):
+        def full(stream):
+            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full)
+        before = detector._most_pixels
+        with pytest.raises(FrameError):
+            detector.detect(some_frame(draw_frame))
+        assert detector._most_pixels == before // 2
+        assert not detector._plans
+
+    def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+        detector = make(tiny_model)
+        detector.detect(some_frame(draw_frame))
+        zeros = cuda_on_cpu.zeros
+
+        def scarce(shape, dtype):
+            if detector._plans:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            return zeros(shape, dtype)
+
+        monkeypatch.setattr(cuda_on_cpu, "zeros", scarce)
+        assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
+        assert len(detector._plans) == 1
+
+    def test_a_size_without_an_engine_does_not_shrink_anything(self, make, tiny_model, draw_frame):
+        detector = make(tiny_model)
+
+        def not_yet(size):
+            raise FrameError("no_engine", "GPU expects an engine, got none yet: wait")
+
+        detector._device_network.ready = not_yet
+        before = detector._most_pixels
+        for _ in range(2 * PLACES):
+            with pytest.raises(FrameError, match="none yet"):
+                detector.detect(some_frame(draw_frame))
+        assert detector._most_pixels == before
+
+    @pytest.mark.parametrize("step", ["upload", "wait", "synchronize"])
+    def test_a_lost_device_hands_over_to_the_cpu(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, step
+    ):
+        detector = make(tiny_model, fallback=lambda: load_detector(tiny_model, precision="f32"))
+        frame = some_frame(draw_frame)
+        expect_same_atoms(detector, reference, frame)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, step, lost)
+        if step == "wait":  # the frame itself is not at hand any more: it is dropped, the next is not
+            with pytest.raises(FrameError, match="the CPU takes over"):
+                detector.detect(frame)
+        assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
+        assert detector.backend == "openvino f32"
+
+    def test_without_a_fallback_it_is_an_error(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+        detector = make(tiny_model)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", lost)
+        with pytest.raises(DeviceError, match="cudaErrorDeviceUnavailable"):
+            detector.detect(some_frame(draw_frame))
+
+    def test_frames_far_outside_are_refused_as_ever(self, make, tiny_model):
+        with pytest.raises(FrameError) as caught:
+            make(tiny_model).detect(Frame(np.zeros((64, 64)), 5.0))
+        assert caught.value.reason == "sampling_out_of_range"
+
+
+def test_thresholds_and_separation_are_the_models(make, build_tiny_model, draw_frame):
+    frame = some_frame(draw_frame)
+    spec = ModelSpec.read(build_tiny_model())
+    counts = []
+    for changes in ({}, {"threshold": 0.999}, {"separation_A": 12.0}):
+        path = build_tiny_model(**changes)
+        with load_detector(path, precision="f32") as expected:
+            counts.append(len(make(path).detect(frame)))
+            assert counts[-1] == len(expected.detect(frame))
+    assert counts[0] > counts[2] > counts[1] == 0
+    assert replace(spec, threshold=0.999) != spec

@@ -1,0 +1,108 @@
+"""The fallback network: torch on the CPU here, the same operations on a GPU."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+from engine import ModelError
+from engine.half import halved
+from engine.network import OpenVinoNetwork
+from engine.shipped import find_spec, list_models
+from engine.spec import ModelSpec
+from engine.torch_network import TorchNetwork
+from tests.conftest import TINY, tiny_network
+from tests.cuda_on_cpu import HostDevice
+
+
+def pixels(height, width, channels=1):
+    return np.random.default_rng(0).normal(size=(1, channels, height, width)).astype(np.float32)
+
+
+def answers(network, image, maps=6):
+    out = np.zeros((1, maps, image.shape[2] // 2, image.shape[3] // 2), np.float32)
+    torch_network = TorchNetwork(HostDevice({}), network, "f32", "cpu")
+    torch_network.ready(image.shape[2:])
+    torch_network.bind(1, image, out)(1)
+    return out[0]
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("half", [False, True])
+def test_a_shipped_network_answers_as_with_openvino(name, half):
+    path = find_spec(name).with_suffix(".onnx")
+    spec = ModelSpec.read(path.with_suffix(".json"))
+    image = pixels(4 * spec.multiple, 6 * spec.multiple, spec.channels)
+    content = path.read_bytes()
+    got = answers(halved(content) if half else content, image)
+    network = OpenVinoNetwork(path, "f32", channels=spec.channels, maps=6, threads=1)
+    expected = network.infer(image).values
+    network.close()
+    rest = [0, 2, 3, 4, 5]  # the peak channel may choose the other of two equal neighbours
+    np.testing.assert_allclose(got[rest], expected[rest], atol=0.03 if half else 1e-4)
+    assert ((got[1] > 0) != (expected[1] > 0)).mean() < 0.002
+
+
+@pytest.mark.parametrize("changes", [{}, {"channels": 3, "classes": ("A", "B")}])
+def test_the_tiny_network_too(build_tiny_model, changes):
+    spec, path = replace(TINY, **changes), build_tiny_model(**changes).with_suffix(".onnx")
+    maps = 8 if changes else 6
+    image = pixels(64, 48, spec.channels)
+    network = OpenVinoNetwork(path, "f32", channels=spec.channels, maps=maps, threads=1)
+    np.testing.assert_allclose(answers(path.read_bytes(), image, maps)[2:], network.infer(image).values[2:], atol=1e-4)
+    network.close()
+
+
+def test_its_name_says_torch():
+    network = TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f16", "cpu")
+    assert network.backend == f"torch {torch.__version__} f16"
+    assert not network.capturable
+    network.close()
+
+
+def test_an_operation_it_is_not_told_of_is_named():
+    model = tiny_network(TINY)
+    model.graph.node[0].op_type = "Banana"
+    with pytest.raises(ModelError, match=r"got Banana: install TensorRT"):
+        TorchNetwork(HostDevice({}), model.SerializeToString(), "f32", "cpu")
+
+
+def test_other_names_are_refused():
+    model = tiny_network(TINY)
+    model.graph.node.append(helper.make_node("Relu", ["maps"], ["other"]))
+    model.graph.output[0].name = "other"
+    with pytest.raises(ModelError, match="got other names"):
+        TorchNetwork(HostDevice({}), model.SerializeToString(), "f32", "cpu")
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(ModelError, match="Expected a network in ONNX"):
+        TorchNetwork(HostDevice({}), b"not a network", "f32", "cpu")
+
+
+def test_a_resize_that_is_not_ours_is_refused():
+    nodes = [helper.make_node("Resize", ["frame", "", "scales"], ["maps"], mode="linear")]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("frame", 1, ["N", 1, "H", "W"])],
+        [helper.make_tensor_value_info("maps", 1, ["N", 1, "h", "w"])],
+        [onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")],
+    )
+    network = TorchNetwork(HostDevice({}), helper.make_model(graph).SerializeToString(), "f32", "cpu")
+    with pytest.raises(ModelError, match="Expected a nearest resize by whole factors"):
+        network.run(torch.zeros(1, 1, 4, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="expected a GPU that torch can use, found none")
+def test_on_a_gpu_as_on_the_cpu():
+    content = halved(find_spec(list_models()[0]).with_suffix(".onnx").read_bytes())
+    image = torch.from_numpy(pixels(128, 128))
+    with torch.inference_mode():
+        here = TorchNetwork(HostDevice({}), content, "f16", "cpu").run(image)
+        there = TorchNetwork(HostDevice({}), content, "f16", "cuda:0").run(image.cuda()).cpu()
+    np.testing.assert_allclose(there[:, 2:], here[:, 2:], atol=0.03)
