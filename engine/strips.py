@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.errors import FrameError
 
-REACH_A = 50.0  # a network sees no further than this to either side; the U-Net of training/ sees less
+REACH_A = 64.0  # a network sees no further than this to either side; the U-Net of training/ sees 56 A
 
 
 @dataclass(frozen=True, slots=True)

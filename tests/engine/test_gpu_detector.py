@@ -142,12 +142,12 @@ class TestSameAtoms:
 
     def test_strips_give_what_the_whole_gives(self, make, build_tiny_model, draw_frame):
         path = build_tiny_model(channels=3, trained={})
-        frame = some_frame(draw_frame, (900, 48))
+        frame = some_frame(draw_frame, (1200, 48))
         series = Frame(np.stack([frame.pixels] * 3), 0.2)
-        whole, strips = make(path), make(path, memory_MB=4 * 64 * 640 * 48 / 1e6)
+        whole, strips = make(path), make(path, memory_MB=4 * 64 * 800 * 48 / 1e6)
         expected = whole.detect(series)
         atoms = strips.detect(series)
-        assert set(strips._device_network.sizes) == {(640, 48)}
+        assert set(strips._device_network.sizes) == {(800, 48)}
         assert len(atoms) > 100
         for name, column in atoms.columns().items():
             np.testing.assert_allclose(column, expected.columns()[name], atol=1e-4)
@@ -324,14 +324,14 @@ class TestTrouble:
             if len(detector._device_network.sizes) < 3:
                 raise FrameError("no_memory", "GPU expects free memory, got none: free some")
 
-        detector = make(tiny_model, full, memory_MB=4 * 64 * 4 * 900 * 48 / 1e6)
-        frame = some_frame(draw_frame, (900, 48))
+        detector = make(tiny_model, full, memory_MB=4 * 64 * 4 * 1200 * 48 / 1e6)
+        frame = some_frame(draw_frame, (1200, 48))
         for _ in range(2):
             with pytest.raises(FrameError, match="GPU expects free memory"):
                 detector.detect(frame)
-        detector._most_pixels = 640 * 48
+        detector._most_pixels = 800 * 48
         assert len(detector.detect(frame)) > 100
-        assert detector._device_network.sizes == [(912, 48), (912, 48), (640, 48)]
+        assert detector._device_network.sizes == [(1200, 48), (1200, 48), (800, 48)]
 
     def test_out_of_memory_halves_what_is_run_at_once(self, make, tiny_model, draw_frame):
         def full(stream):
