@@ -112,7 +112,7 @@ def decode_record(parts: Sequence[Part]) -> Record:
     kind = bytes(parts[0][:64]).partition(b"/")[0].decode("ascii", "replace")
     header = _read_json(parts[1], _MAX_HEADER_BYTES)
     if header.get("htype") != f"atomstream-{kind}-1.0":
-        raise FrameError("wrong_key", f"Expected the htype of {kind!r}, got {header.get('htype')!r:.80}: update both ends")
+        raise FrameError("wrong_key", f"Expected the htype of {kind!r}, got {header.get('htype')!r:.80}: update it")
     described = header.get("pixels")
     blobs = [memoryview(part) for part in parts[2:]]
     pixels = None if described is None else _pixels(described, blobs.pop() if blobs else memoryview(b""))
