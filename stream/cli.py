@@ -19,7 +19,7 @@ from typing import NoReturn
 from engine.errors import AtomstreamError, ConfigError
 from stream.config import did_you_mean
 
-COMMANDS = ("detect", "serve", "replay", "camera", "watch", "overlay", "record", "models", "doctor", "demo")
+COMMANDS = ("detect", "serve", "replay", "camera", "watch", "overlay", "record", "export", "models", "doctor", "demo")
 
 _INTERRUPTED = 130
 
