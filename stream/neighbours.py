@@ -102,8 +102,8 @@ def _bonds(positions_A: NDArray[np.float64], reach_A: float) -> tuple[NDArray[np
 def _inside(
     positions_A: NDArray[np.float64], field_A: tuple[float, float], margin_A: float
 ) -> NDArray[np.bool_]:
-    within: NDArray[np.bool_] = ((positions_A >= margin_A) & (positions_A <= np.array(field_A) - margin_A)).all(axis=1)
-    return within
+    within = (positions_A >= margin_A) & (positions_A <= np.array(field_A) - margin_A)
+    return np.asarray(within.all(axis=1))
 
 
 def _agreed(guesses: NDArray[np.float64], reach_A: float) -> NDArray[np.float64]:
