@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     base = options.output.with_suffix("")
     with writing(base):
         Path(f"{base}.summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    drawn = draw_summary(summary, Path(f"{base}.summary.png"))
+        drawn = draw_summary(summary, Path(f"{base}.summary.png"))
     parts.remove()
     _say(summary, drawn)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,7 +26,7 @@ def work_here(job: Job, blocks: Sequence[Block], workers: int) -> Iterator[tuple
     context = multiprocessing.get_context("spawn")
     left = list(reversed(blocks))
     running: dict[Future[Rows], Block] = {}
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
         try:
             while left or running:
                 while left and len(running) < _WAITING * workers:
@@ -74,8 +75,9 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
                 done.add(submit())
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to handle; and a worker whose parent was killed would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

@@ -179,6 +179,18 @@ class TestResumed:
         for name in ("csv", "frames.csv", "summary.json"):
             assert (tmp_path / f"a.{name}").read_bytes() == (tmp_path / f"b.{name}").read_bytes()
 
+    def test_ctrl_c_ends_it_without_a_word_of_its_workers(
+        self, tmp_path: Path, draw_frame: Draw, tiny_model: Path
+    ) -> None:
+        path = movie(tmp_path, draw_frame, 400)
+        started = [sys.executable, "-c", BLOCKS_OF_4, *command(tiny_model, tmp_path / "a.csv", path, "--workers", 2)]
+        with subprocess.Popen(started, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            wait_until(lambda: len(list((tmp_path / "a.csv.parts").glob("*.npz"))) >= 2)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+            _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+
     def test_what_is_done_is_not_done_again(
         self, tmp_path: Path, draw_frame: Draw, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
