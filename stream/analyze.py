@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Analyse what is not done yet, put the tables together, and say what there was."""
     _check(options)
     blocks, left_out = plan_blocks(options.files, options.sampling)
-    with load_detector(options.model, precision=options.precision, threads=1) as detector:
+    with load_detector(options.model, "openvino", options.precision, threads=1) as detector:
         spec, backend = detector.spec, detector.backend
     job = Job(str(options.model), backend.split()[-1], options.sampling)  # one precision on every machine
     stats = [(path, os.stat(path)) for path in dict.fromkeys(block.path for block in blocks)]

@@ -42,7 +42,9 @@ class Block:
     stop: int
 
 
-_loaded: dict[Job, Detector] = {}  # of this process: a worker loads its model once
+# Of this process: a worker loads its model once, and settles it once for all frames that are alike.
+_loaded: dict[Job, Detector] = {}
+_settled: dict[Job, tuple[tuple[int, int], float]] = {}
 
 
 def analyse_block(job: Job, block: Block) -> Rows:
@@ -56,7 +58,7 @@ def analyse_block(job: Job, block: Block) -> Rows:
     """
     detector = _loaded.get(job)
     if detector is None:
-        detector = _loaded[job] = load_detector(job.model, precision=job.precision, threads=1)
+        detector = _loaded[job] = load_detector(job.model, "openvino", job.precision, threads=1)
     atoms: list[Rows] = []
     frames: list[dict[str, float]] = []
     notes: list[tuple[str | None, list[str]]] = []
@@ -69,6 +71,10 @@ def analyse_block(job: Job, block: Block) -> Rows:
             try:
                 frame = Frame(recording[number], size_A)
                 warnings = detector.check(frame)
+                if _settled.get(job) != (frame.shape, size_A):
+                    # Else the rows would depend on what a worker did before, and those of a resumed run differ.
+                    detector.settle(frame)
+                    _settled[job] = (frame.shape, size_A)
                 found = detector.detect(frame)
             except (FileError, FrameError) as error:
                 refused = f"{getattr(error, 'reason', 'unreadable')}: {error}"
