@@ -155,6 +155,14 @@ class Detector:
         peaks = find_peaks(maps, self.spec.threshold, radius)
         return refine(peaks, maps, frame, prepared, self.spec)
 
+    def settle(self, frame: Frame) -> None:
+        """Compile for frames of this shape and sampling now, not once they keep coming; blocks. Call `check` before.
+
+        The last digits of an answer depend on what was compiled: settled first, they no longer depend on when.
+        """
+        if isinstance(self._network, OpenVinoNetwork):
+            self._network.settle(self.prepare(frame).pixels.shape)
+
     def close(self) -> None:
         """Free the network."""
         self._network.close()

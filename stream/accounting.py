@@ -36,6 +36,8 @@ REASONS = (
     "internal",
 )
 
+GAPS = ("buffer_full", "disk_full", "unreadable", "stopping")  # why a result is missing in a recording
+
 _WINDOW = 2000  # answers that percentiles are taken over
 
 

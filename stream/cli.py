@@ -19,7 +19,10 @@ from typing import NoReturn
 from engine.errors import AtomstreamError, ConfigError
 from stream.config import did_you_mean
 
-COMMANDS = ("detect", "serve", "replay", "camera", "watch", "overlay", "models", "doctor", "demo")
+COMMANDS = (
+    *("detect", "serve", "replay", "camera", "watch", "overlay"),
+    *("record", "export", "analyze", "models", "doctor", "demo"),
+)
 
 _INTERRUPTED = 130
 

@@ -139,6 +139,15 @@ class ServeConfig:
     preview_size: int = _option(512, "longer side of a preview in pixels", least=16, most=65536)
     status_interval: float = _option(1.0, "seconds from status to status", least=0.05)
 
+    record: str | None = _option(
+        None, "endpoint for `atomstream record`, like tcp://127.0.0.1:5557; unset: no recording", section="Recording"
+    )
+    record_frames: bool = _option(False, "record the pixels too, as the sender sent them")
+    record_buffer_MB: float = _option(
+        256.0, "what may wait for the recorder, in 10^6 bytes; what does not fit is lost and counted", least=0.001
+    )
+    record_hold: bool = _option(False, "with policy lossless: hold the sender back rather than lose a result")
+
     metrics_host: str = _option("127.0.0.1", "address of the Prometheus metrics", section="Metrics")
     metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0, most=65535)
 
@@ -151,8 +160,8 @@ class ServeConfig:
             _check(option, getattr(self, option.name))
         if not _LABEL.fullmatch(self.source_name):
             raise ConfigError(f"source_name: expected 1 to 64 of A-Z a-z 0-9 _ -, got {self.source_name!r}: rename it")
-        for name in ("input", "output"):
-            endpoint = getattr(self, name)
+        for name in ("input", "output", "record"):
+            endpoint = getattr(self, name) or ""
             port = endpoint.rpartition(":")[2]
             if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
                 raise ConfigError(f"{name}: expected tcp://HOST:PORT, a port up to 65535, got {endpoint!r}: correct it")
@@ -165,6 +174,12 @@ class ServeConfig:
             raise ConfigError(
                 "policy: expected socket 'pull' with policy 'lossless', got 'sub': a PUB silently drops frames for a "
                 "slow SUB, so send with PUSH and set socket = pull, or choose policy 'latest'"
+            )
+
+        if self.record_hold and (self.record is None or self.policy == "latest"):
+            raise ConfigError(
+                f"record_hold: expected policy 'lossless' and an endpoint as record, got policy {self.policy!r}, "
+                f"record {self.record!r}: the newest frame never waits, so set both, or leave record_hold out"
             )
 
     @property

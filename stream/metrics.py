@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 
 from engine.errors import ConfigError
-from stream.accounting import REASONS
+from stream.accounting import GAPS, REASONS
 
 STAGES = ("decode", "wait", "prepare", "network", "locate", "publish")
 
@@ -61,6 +61,8 @@ class Metrics:
         self._interval = gauge("frame_interval_seconds", "Time from frame to frame").labels(source)
         self._atoms = [atoms.labels(source, name) for name in classes]
         self._dose = counter("dose_electrons_per_square_angstrom", "Dose of all frames received").labels(source)
+        gaps = counter("record_gaps", "Results that are missing in the recording, by reason", "reason")
+        self._gaps = {reason: gaps.labels(source, reason) for reason in GAPS}
         gauge("queue_frames", "Frames that wait for the engine").labels(source).set_function(queue)
         gauge("build_info", "What runs", "version", "model", "backend").labels(
             source, version("atomstream"), model, backend
@@ -80,6 +82,10 @@ class Metrics:
     def dropped(self, reason: str, frames: int = 1) -> None:
         """One frame will not be answered, or several alike."""
         self._dropped[reason].inc(frames)
+
+    def record_gap(self, reason: str, results: int) -> None:
+        """So many results will not be in the recording."""
+        self._gaps[reason].inc(results)
 
     def processed(
         self,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +22,7 @@ from engine.errors import FileError
 from stream.config import ServeConfig, add_options, config_text, read_config
 from stream.journal import log
 from stream.service import Service
+from stream.signals import stop_on_signals
 
 HELP = "receive frames, publish their atoms"
 
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         load_detector(
             config.model, config.backend, config.precision, config.threads, config.side_by_side, config.device
         ) as detector,
-        _stop_on_signals() as stop,
+        stop_on_signals() as stop,
         Service(config, detector) as service,
         _display(config, service) as show,
     ):
@@ -111,21 +110,11 @@ def _finished(config: ServeConfig, service: Service, seconds: float) -> bool:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set: however often they come, the end stays a clean one."""
-    stop = Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _display(config: ServeConfig, service: Service) -> Iterator[Callable[[], None]]:
     """What to call now and then: in a terminal a panel keeps itself up to date, elsewhere a line is due every 5 s."""
     print("Frames from {}, atoms at {}".format(*service.endpoints), flush=True)
+    if service.record_endpoint is not None:
+        print(f"A recorder may connect: atomstream record --endpoint {service.record_endpoint}", flush=True)
     console = Console()
     if not console.is_terminal:
         yield _Lines(config.source_name, service)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from engine.detector import Detector
 from engine.errors import FrameError
 from stream.accounting import REASONS, Accounting, Totals
 from stream.alignment import Stacker
+from stream.channel import RecordChannel
 from stream.config import ServeConfig
 from stream.exposure import Answer, Exposure, Located
 from stream.header import Part
@@ -62,6 +63,7 @@ class Service:
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._journal = Journal(self._tell_fault, time.monotonic)
         self._stopping = Event()
+        self._recording: RecordChannel | None = None
         self._shown: Exposure | None = None
         self._next_preview_s = 0.0
         self._begun_s = time.perf_counter()
@@ -85,6 +87,11 @@ class Service:
             self._publisher = stack.enter_context(
                 Publisher(context, config.output, config.source_name, config.send_hwm)
             )
+            if config.record is not None:
+                begin = self._model | {"spec": asdict(self._detector.spec), "configuration": asdict(config)}
+                self._recording = stack.enter_context(
+                    RecordChannel(context, config, begin, self.metrics.record_gap, self._journal.fault)
+                )
             self._receiver = stack.enter_context(
                 Receiver(
                     context,
@@ -107,6 +114,8 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
+        if self._recording is not None:
+            self._recording.let_go()
         self._slot.close()
         self._receiving.join()
         if self._config.policy == "lossless":
@@ -120,6 +129,11 @@ class Service:
         self._handover.close()
         self._publishing.join()
         self._open.close()
+
+    @property
+    def record_endpoint(self) -> str | None:
+        """Where a recorder connects to; None where nothing is recorded."""
+        return None if self._recording is None else self._recording.endpoint
 
     @property
     def endpoints(self) -> tuple[str, str]:
@@ -225,7 +239,10 @@ class Service:
         """Publish the atoms of a frame, and book it."""
         atoms, answer = located.atoms, Answer.of(located, answered_s)
         self._begin_series(located.exposure)
-        self._publisher.publish("atoms", atoms_header(answer, self._model), *atoms.columns().values())
+        header = atoms_header(answer, self._model)
+        self._publisher.publish("atoms", header, *atoms.columns().values())
+        if self._recording is not None:
+            self._recording.offer(answer, header)
         frames = located.exposure.frames
         stages_s = answer.stages_s | {"publish": time.perf_counter() - answered_s}
         self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id, frames)
@@ -275,6 +292,7 @@ class Service:
             "clock_difference_ms": milliseconds(self._intake.clock_difference_s),
             "frame_interval_ms": milliseconds(self._intake.interval_s),
             "queue": len(self._slot),
+            "recording": None if self._recording is None else self._recording.status(),
             "model": self._model["model"],
             "backend": self._detector.backend,
             "policy": self._config.policy,

@@ -23,7 +23,7 @@ from stream.config import ServeConfig
 from stream.messages import Result, decode_result, encode
 from stream.service import Service
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ANY_PORT = "tcp://127.0.0.1:*"
 
 SPEC = ModelSpec(

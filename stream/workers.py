@@ -1,0 +1,88 @@
+"""Where blocks are worked on: processes of this machine, or the workers of a Dask cluster. Rows as they come.
+
+A cluster's workers need Atomstream installed, and the files under the same names. Dask carries Python objects between
+its machines: connect to a cluster that you trust.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from engine.errors import ConfigError, FileError
+from stream.blocks import Block, Job, Rows, analyse_block
+
+_WAITING = 2  # blocks a worker that are on their way, so that none ever waits for work
+
+
+def work_here(job: Job, blocks: Sequence[Block], workers: int) -> Iterator[tuple[Block, Rows]]:
+    """In so many processes, each with one engine thread. Spawned: a forked one inherits locks of threads it lacks."""
+    context = multiprocessing.get_context("spawn")
+    left = list(reversed(blocks))
+    running: dict[Future[Rows], Block] = {}
+    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
+        try:
+            while left or running:
+                while left and len(running) < _WAITING * workers:
+                    block = left.pop()
+                    running[pool.submit(analyse_block, job, block)] = block
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise FileError(
+                "expected the workers to live, got one that was ended, which a lack of memory does: "
+                "take fewer --workers and run again; it goes on"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterator[tuple[Block, Rows]]:
+    """On a Dask cluster, by the address of its scheduler."""
+    try:
+        import distributed as dask
+    except ImportError:
+        raise ConfigError(
+            "--scheduler: expected Dask, got an install without it: pip install 'atomstream[cluster]'"
+        ) from None
+    distributed: Any = dask  # typed in part
+    try:
+        client = distributed.Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())[:120]
+        raise ConfigError(f"--scheduler: expected a Dask scheduler, got {scheduler!r} ({cause}): start it") from None
+    with client:
+        at_once = _WAITING * max(1, sum(client.nthreads().values()))
+        left = list(reversed(blocks))
+        running: dict[Any, Block] = {}
+
+        def submit() -> Any:
+            block = left.pop()
+            future = client.submit(analyse_block, job, block, pure=False)
+            running[future] = block
+            return future
+
+        done = distributed.as_completed([submit() for _ in range(min(at_once, len(left)))])
+        for future in done:
+            yield running.pop(future), future.result()
+            if left:
+                done.add(submit())
+
+
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to handle; and a worker whose parent was killed would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
