@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.network import inference, load_network
+from bench.network import alone, load_network
 from bench.path import LivePath, sustained
 from bench.recording import Recording, record
-from bench.rounds import interleave, ratio, repeated, summary
+from bench.rounds import interleave, ratio, summary
 from bench.setting import Setting
 from bench.speed import CASES
 from engine import ModelSpec
@@ -47,7 +47,7 @@ def measure_lineage(setting: Setting) -> dict[str, Any]:
         for name, model, known in (("network", setting.model, setting.spec), ("lineage network", spec_path, spec)):
             inputs[name] = prepare(recording.frames[0], known).pixels
             network = load_network(model, setting.precision, setting.threads)
-            measurements[name] = repeated(inference(network, inputs[name], setting.threads), setting.seconds)
+            measurements[name] = alone(network, inputs[name], setting.threads, setting.seconds)
         rates = interleave(measurements, setting.rounds)
     result: dict[str, Any] = {name: summary(values) for name, values in rates.items()}
     result |= {

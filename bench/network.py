@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
+from bench.rounds import Rate
 from engine import ModelSpec
 from engine.network import MAPS, OpenVinoNetwork, cpu_precisions
 from engine.shipped import find_spec, verified_weights
@@ -38,20 +37,23 @@ def at_once(threads: int) -> int:
     return ServeConfig(policy="lossless", socket="pull", threads=threads).side_by_side
 
 
-def inference(network: OpenVinoNetwork, pixels: NDArray[np.float32], threads: int) -> Callable[[], object]:
-    """One inference more, as many side by side as in `serve`; and not even a copy of its answer."""
+def alone(network: OpenVinoNetwork, pixels: NDArray[np.float32], threads: int, seconds: float) -> Rate:
+    """A measurement of the network with as many frames side by side as in `serve`, without a copy of its answers."""
     network.settle(pixels.shape)
-    running: deque[ov.InferRequest] = deque()
-    with ExitStack() as stack:  # all of them at once
-        for _ in range(at_once(threads)):
-            running.append(stack.enter_context(network.request(pixels.shape)))
-            running[-1].set_input_tensor(ov.Tensor(pixels.copy(), shared_memory=False))
-            running[-1].start_async()
+    workers = ThreadPoolExecutor(at_once(threads))
 
-    def one_more() -> None:
-        first = running.popleft()
-        first.wait()
-        first.start_async()
-        running.append(first)
+    def run(end_s: float) -> int:
+        done = 0
+        while done == 0 or time.perf_counter() < end_s:
+            with network.request(pixels.shape) as request:
+                request.infer([pixels], share_inputs=True, share_outputs=True)
+            done += 1
+        return done
 
-    return one_more
+    def rate() -> float:
+        begun_s = time.perf_counter()
+        done = sum(workers.map(run, [begun_s + seconds] * at_once(threads)))
+        return done / (time.perf_counter() - begun_s)
+
+    run(0)  # what is allocated once is not measured
+    return rate

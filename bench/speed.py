@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from bench.network import inference, load_network, precisions
+from bench.network import alone, load_network, precisions
 from bench.path import EDGES, LivePath, sustained
 from bench.recording import record
-from bench.rounds import interleave, ratio, repeated, summary
+from bench.rounds import interleave, ratio, summary
 from bench.setting import Setting
 from engine.prepare import prepare
 
@@ -46,7 +46,7 @@ def measure_case(case: Case, setting: Setting) -> dict[str, Any]:
     with LivePath(setting.model, setting.precision, setting.threads) as path:
         measurements = {
             "path": sustained(path, recording, setting.seconds),
-            "network": repeated(inference(network, pixels, setting.threads), setting.seconds),
+            "network": alone(network, pixels, setting.threads, setting.seconds),
         }
         rates = interleave(measurements, setting.rounds)
     with LivePath(setting.model, setting.precision, setting.threads, "latest") as live:
@@ -82,7 +82,7 @@ def measure_precisions(setting: Setting) -> list[dict[str, Any]]:
             path = stack.enter_context(LivePath(setting.model, name, setting.threads))
             network = load_network(setting.model, name, setting.threads)
             measurements[f"{name} path"] = sustained(path, recording, setting.seconds)
-            measurements[f"{name} network"] = repeated(inference(network, pixels, setting.threads), setting.seconds)
+            measurements[f"{name} network"] = alone(network, pixels, setting.threads, setting.seconds)
         rates = interleave(measurements, setting.rounds)
     results: list[dict[str, Any]] = [
         {"precision": name, "path": summary(rates[f"{name} path"]), "network": summary(rates[f"{name} network"])}

@@ -112,8 +112,14 @@ def _add(graph: onnx.GraphProto, name: str, values: NDArray[np.generic] | np.gen
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for parts in (graph.initializer, graph.node):
-        kept = [part for part in parts if (part.name if parts is graph.initializer else part.output[0]) in used]
+    """Nodes and initializers that lead to no output; from the end on, what only unused nodes used is unused too."""
+    used = {value.name for value in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(node.input)
+            nodes.append(node)
+    kept = [value for value in graph.initializer if value.name in used]
+    for parts, left in ((graph.node, nodes[::-1]), (graph.initializer, kept)):
         del parts[:]
-        parts.extend(kept)
+        parts.extend(left)
