@@ -51,7 +51,7 @@ def load_detector(
     threads : int, optional
         CPU threads; all cores unless told.
     at_once : int
-        Threads that may call `infer` side by side; if more than 1, each runs the network alone. Of no
+        Threads that may call `infer` side by side, each served by its share of the CPU threads. Of no
         consequence on a GPU: any number may, and it works on one frame after the other.
     device : str, optional
         "cpu"; "cuda": the first GPU; "cuda:all": frames are dealt round all of them; "auto": the first GPU if it works.

@@ -102,9 +102,9 @@ class OpenVinoNetwork:
     channels, maps : int
         Channels of its input and output; ModelError where the file has others.
     threads : int, optional
-        CPU threads of a frame; all cores unless told.
+        CPU threads; all cores unless told.
     at_once : int
-        If more than 1: so many frames side by side, each in the calling thread alone. More frames a second, each later.
+        Frames side by side, each on its share of the threads: more frames a second, each of them later.
     """
 
     def __init__(
@@ -121,11 +121,9 @@ class OpenVinoNetwork:
         _expect_channels(self._model, path, channels, maps)
         # The arithmetic of an INT8 file's other layers: bf16 would round offsets of some pixels by a hundredth of one.
         hint = "f32" if precision == "int8" else precision
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": at_once}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
-        if at_once > 1:  # no streams: in the thread that calls, whose core then has the answer at hand
-            self._options |= {"NUM_STREAMS": 0, "INFERENCE_NUM_THREADS": 1}
         self._at_once = at_once
         self._any = self._compile()
         self._settled: tuple[tuple[int, ...], Requests] | None = None

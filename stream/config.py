@@ -61,7 +61,7 @@ class ServeConfig:
 
     frames_at_once: int | None = _option(
         None,
-        "frames in the network side by side, if more than 1 each on one core; "
+        "frames in the network side by side, each on its share of the threads; "
         "unset: 1 with policy latest, for the least latency; one a thread, up to 8, with lossless, for the most frames",
         least=1,
         most=64,
