@@ -31,6 +31,7 @@ from engine.shipped import find_spec, verified_weights
 from training.export import Exported
 from training.unet import HEAT, UNet
 
+_STORED_AS = ".float16"  # of the exported weights of convolutions
 _ALIKE = 1e-3  # the rebuilt network's score may differ from OpenVINO's by so much
 
 Script = Callable[[Frame], NDArray[np.intp]]
@@ -63,8 +64,11 @@ def rebuilt_network(model: str) -> nn.Module:
     path = find_spec(model)
     spec = ModelSpec.read(path)
     stored = onnx.load(verified_weights(spec, path.parent, ".onnx")).graph.initializer
-    weights = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in stored}
-    weights = {name: values for name, values in weights.items() if name.startswith("network.")}
+    weights = {
+        one.name.removesuffix(_STORED_AS): torch.from_numpy(numpy_helper.to_array(one).astype(np.float32))
+        for one in stored
+        if one.name.startswith("network.")
+    }
     widths, depth = _layout(weights)
     exported = Exported(UNet(spec.channels, widths, depth), spec)
     exported.load_state_dict(weights)
