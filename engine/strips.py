@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.errors import FrameError
 
-REACH_A = 64.0  # a network sees no further than this to either side; the U-Net of training/ sees 56 A
+REACH_A = 64.0  # a network sees no further than this to either side; the U-Net of training/ sees 58 A
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ def decidable(
     image: NDArray[np.float32],
     positions_A: NDArray[np.float64],
     sampling_A: float,
-    least_cosine: float = LEAST_COSINE,
     stride_A: float = 9.0,
 ) -> bool:
     """True where the image's own contrast has the sign the atoms really have.
@@ -37,7 +36,7 @@ def decidable(
         return False
     mean = float((weight * cosine).sum() / weight.sum())
     true_sign = float((weight * sign).sum())
-    return abs(mean) >= least_cosine and mean * true_sign > 0
+    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0
 
 
 def _impulses(positions_A: NDArray[np.float64], shape: tuple[int, int], sampling_A: float) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
-from training.decidable import LEAST_COSINE
 from training.exit_waves import Specimen
 from training.imaging import ImageRanges, Shot, shoot
 from training.score import Score, score
@@ -44,9 +43,9 @@ class Result:
 
 
 def evaluation_ranges(ranges: ImageRanges) -> ImageRanges:
-    """All optics and pixel sizes; no dirt, bent sheets or stretched pictures, for which no bound is defined."""
+    """All optics and pixel sizes, atoms as stored; no dirt, bent sheets or stretched pictures: they have no bound."""
     return replace(
-        ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0, least_cosine=LEAST_COSINE
+        ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0, displacement_A=0.0
     )
 
 

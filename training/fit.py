@@ -87,7 +87,7 @@ def loss_terms(raw: Tensor, maps: Tensor, beta: float = 0.5) -> dict[str, Tensor
     dirt = nn.functional.binary_cross_entropy_with_logits(raw[:, COVERED], covered)
     return {
         "heat": 10 * (entropy * weight).sum() / weight.sum().clamp(min=1),
-        "position": (likelihood * near).sum() / near.sum().clamp(min=1),
+        "position": 2 * (likelihood * near).sum() / near.sum().clamp(min=1),
         "contamination": 0.3 * dirt,
     }
 

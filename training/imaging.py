@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.frame import Frame
 from training.contamination import contaminate
 from training.decidable import decidable
+from training.displacements import displaced
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import Optics, frequencies, image_spectrum
 
@@ -30,7 +31,7 @@ class ImageRanges:
     Cs_A: Range = (-2e5, 2e5)
     astigmatism_A: Range = (0.0, 30.0)
     coma_A: Range = (0.0, 400.0)
-    threefold_A: Range = (0.0, 1600.0)
+    threefold_A: Range = (0.0, 1000.0)
     tilt_mrad: float = 1.0
     focal_spread_A: Range = (20.0, 40.0)
     convergence_mrad: Range = (0.0, 0.3)
@@ -46,7 +47,7 @@ class ImageRanges:
     uneven_focus_chance: float = 0.25
     contamination_chance: float = 0.4
     eight_bit_chance: float = 0.3
-    least_cosine: float = 0.3  # of the phase invariant, for a setting to be decidable
+    displacement_A: float = 0.08  # largest sigma of displacements beside those that the specimen is stored with
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +158,13 @@ def shoot(
     Settings that nobody could decide are drawn again (empty when all `tries` were such), or kept and said where
     `undecidable` asks for them.
     """
+    if ranges.displacement_A:
+        specimen = displaced(specimen, rng.uniform(0, ranges.displacement_A), ranges.voltage_kV, rng)
     for _ in range(tries):
         optics = draw_optics(ranges, rng)
         clean, shift_A = image_spectrum(specimen.wave, SAMPLING_A, optics)
         view = draw_view(specimen, ranges, field_A, rng)
-        decided = is_decidable(clean, specimen, view, shift_A, ranges.least_cosine)
+        decided = is_decidable(clean, specimen, view, shift_A)
         if not decided and not undecidable:
             continue
         wave, covered = specimen.wave, np.zeros(specimen.wave.shape, np.float32)
@@ -190,7 +193,7 @@ def shoot(
 
 
 def is_decidable(
-    spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float], least_cosine: float
+    spectrum: NDArray[np.complex64], specimen: Specimen, view: View, shift_A: tuple[float, float]
 ) -> bool:
     """The rule of training.decidable on the part of the specimen in view."""
     image = scipy.fft.ifft2(spectrum).real.astype(np.float32)
@@ -199,7 +202,7 @@ def is_decidable(
     a, b = ((low / SAMPLING_A).astype(int), ((low + 2 * half) / SAMPLING_A).astype(int))
     origin = a * SAMPLING_A - SAMPLING_A / 2
     part = image[a[0] : b[0], a[1] : b[1]]
-    return decidable(part, specimen.positions_A + shift_A - origin, SAMPLING_A, least_cosine)
+    return decidable(part, specimen.positions_A + shift_A - origin, SAMPLING_A)
 
 
 def project(spectrum: NDArray[np.complex64], view: View, mtf_fall: float) -> NDArray[np.float32]:
@@ -246,7 +249,7 @@ def _other_focus(
         return None
     bent = replace(optics, defocus_A=rng.uniform(*ranges.defocus_A))
     spectrum, shift_A = image_spectrum(wave, SAMPLING_A, bent)
-    return spectrum if is_decidable(spectrum, specimen, view, shift_A, ranges.least_cosine) else None
+    return spectrum if is_decidable(spectrum, specimen, view, shift_A) else None
 
 
 def _blend_across(

@@ -1,4 +1,8 @@
-"""The network: a small U-Net on the frame folded 2 x 2 into channels, one 3 x 3 convolution a step, skips added."""
+"""The network: a small U-Net on the frame folded 2 x 2 into channels, one 3 x 3 convolution a step.
+
+What a coarse level has understood of optics and lattice weighs the finer features beside being added to them: how an
+atom's image moves with it depends on the aberrations, and a product says so where sums would need many channels.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,15 @@ class UNet(nn.Module):
         self.encode = nn.ModuleList(
             nn.Sequential(*(_step(w, w) for _ in range(n))) for w, n in zip(widths, depth, strict=True)
         )
-        self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.rise = nn.ModuleList(nn.Conv2d(b, 2 * a, 1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(
-            nn.Sequential(*(_step(w, w) for _ in range(2 if k == 0 else 1))) for k, w in enumerate(widths[:-1])
+            nn.Sequential(*(_step(w, w) for _ in range(max(1, 3 - k)))) for k, w in enumerate(widths[:-1])
         )
         self.head = nn.Conv2d(widths[0], 5, 1)
         assert self.head.bias is not None
         with torch.no_grad():
+            for rise in self.rise:  # at first every feature counts as it is
+                rise.bias[: rise.out_channels // 2] += 1
             self.head.bias[HEAT] = -1.5
             self.head.bias[LOG_SIGMA] = 0.5
 
@@ -42,7 +48,8 @@ class UNet(nn.Module):
             skips.append(x)
             x = encode(down(x))
         for skip, rise, decode in zip(reversed(skips), reversed(self.rise), reversed(self.decode), strict=True):
-            x = decode(skip + nn.functional.interpolate(rise(x), scale_factor=2.0, mode="nearest"))
+            weight, sum_ = nn.functional.interpolate(rise(x), scale_factor=2.0, mode="nearest").chunk(2, dim=1)
+            x = decode(skip * weight + sum_)
         return x
 
 

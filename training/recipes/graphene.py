@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.spec import ModelSpec
-from training.decidable import LEAST_COSINE
 from training.imaging import ImageRanges
 from training.recipes.recipe import Recipe
 from training.structures import SheetRanges
@@ -49,10 +48,20 @@ def graphene() -> Recipe:
         depth=(1, 1, 2, 2, 4),
         crop_px=288,
         batch=4,
-        steps=11000,
-        polish_steps=5000,
+        steps=9500,
+        polish_steps=4000,
         learning_rate=2e-3,
         polish=0.3,
-        calm=replace(images, threefold_A=(0.0, 300.0), least_cosine=LEAST_COSINE),
-        calm_steps=5473,
+        calm=replace(
+            images,
+            Cs_A=(-4e4, 4e4),
+            astigmatism_A=(0.0, 5.0),
+            coma_A=(0.0, 60.0),
+            threefold_A=(0.0, 60.0),
+            tilt_mrad=0.2,
+            dose_e_A2=(1e4, 2e5),
+            contamination_chance=0.0,
+            uneven_focus_chance=0.0,
+        ),
+        calm_steps=1500,
     )
