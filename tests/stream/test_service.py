@@ -129,18 +129,18 @@ class TestPolicies:
         assert totals.missing == 0
 
     def test_atoms_are_located_while_the_network_runs_on_the_next_frame(self) -> None:
-        second_in_network = threading.Event()
+        second_in_network, first_located = threading.Event(), threading.Event()
         entered: list[object] = []
 
         def infer(prepared: object) -> None:
             entered.append(prepared)
-            if len(entered) == 2:
+            if len(entered) == 1:
+                assert second_in_network.wait(PATIENCE_S)
+            else:
                 second_in_network.set()
+                assert first_located.wait(PATIENCE_S)
 
-        def locate(frame: Frame) -> None:
-            assert second_in_network.wait(PATIENCE_S)
-
-        detector = FakeDetector(before_infer=infer, before_locate=locate)
+        detector = FakeDetector(before_infer=infer, before_locate=lambda frame: first_located.set())
         with bench(detector, policy="lossless", frames_at_once=2) as peers:
             peers.send(1)
             peers.send(2)
