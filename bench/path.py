@@ -56,7 +56,8 @@ class Run:
 
     def percentiles(self, value: str) -> dict[str, float]:
         """p50 and p99 of one of an answer's values, once the path has warmed up."""
-        values = [getattr(answer, value) for answer in self.answers[EDGES[0] :]]
+        warm = min(EDGES[0], len(self.answers) // 2)
+        values = [getattr(answer, value) for answer in self.answers[warm:]]
         p50, p99 = np.percentile(values, (50, 99))
         return {"p50": round(float(p50), 2), "p99": round(float(p99), 2)}
 

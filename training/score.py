@@ -28,6 +28,11 @@ class Score:
         """Per axis; NaN where nothing was matched."""
         return float(np.sqrt(np.mean(self.error_pm**2))) if len(self.error_pm) else float("nan")
 
+    @property
+    def scatter_pm(self) -> NDArray[np.float64]:
+        """error_pm without the mean of the frame: where a whole frame lies, its image does not tell."""
+        return self.error_pm - self.error_pm.mean(axis=0) if len(self.error_pm) else self.error_pm
+
 
 def match(truth: NDArray[np.float64], found: NDArray[np.float64], tolerance: float) -> NDArray[np.intp]:
     """(K, 2) pairs of rows (truth, found), nearest first, each row at most once."""

@@ -106,6 +106,13 @@ class TestSummarise:
         assert row["rmse_pm"] == pytest.approx(np.sqrt((3**2 + 4**2) / 2), rel=1e-3)
         assert row["error_over_bound_median"] == pytest.approx(row["rmse_pm"] / 7)
 
+    def test_a_shift_of_the_whole_frame_is_no_scatter(self, shot: Shot) -> None:
+        moved = inner(shot) + np.array([0.03, 0.04]) / shot.view.sampling_A
+        moved[::2, 0] += 0.02 / shot.view.sampling_A
+        row = summarise([judge(shot, atoms_at(moved, 5.0), 0, 1e4, 7.0)])["10000"]
+        assert row["scatter_pm"] == pytest.approx(1 / np.sqrt(2), rel=0.02)  # 1 pm either way along one of two axes
+        assert row["scatter_over_bound_median"] == pytest.approx(row["scatter_pm"] / 7)
+
     def test_doses_from_high_to_low(self, shot: Shot) -> None:
         assert list(summarise([perfect(shot, dose) for dose in (3e3, 1e5, 1e4)])) == ["100000", "10000", "3000"]
 
