@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from engine.atoms import Atoms
+from engine.bonds import allowed
 from engine.errors import FrameError, ModelError
 from engine.frame import Frame
 from engine.network import MAPS, Maps, Network, OpenVinoNetwork, cpu_precisions
@@ -153,7 +154,7 @@ class Detector:
             return Atoms.none()
         radius = self.spec.separation_A / (self.spec.sampling_A * self.spec.stride)
         peaks = find_peaks(maps, self.spec.threshold, radius)
-        return refine(peaks, maps, frame, prepared, self.spec)
+        return allowed(refine(peaks, maps, frame, prepared, self.spec), frame.sampling_A, self.spec)
 
     def settle(self, frame: Frame) -> None:
         """Compile for frames of this shape and sampling now, not once they keep coming; blocks. Call `check` before.

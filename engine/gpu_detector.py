@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import Atoms
+from engine.bonds import allowed
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
 from engine.device import Device, one_line
@@ -163,7 +164,7 @@ class GpuDetector(Detector):
             place.located = True
             found = self._found(place)
             cells = (ticket.plan.cells[0], ticket.plan.cells[1])
-            return to_atoms(found, cells, peak_radius(self.spec))
+            return allowed(to_atoms(found, cells, peak_radius(self.spec)), frame.sampling_A, self.spec)
         except DeviceError as error:
             return self._take_over(error).detect(frame)
         finally:

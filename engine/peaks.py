@@ -48,11 +48,11 @@ def find_peaks(maps: Maps, threshold: Thresholds, radius: float) -> Cells:
 
 def thin(peaks: Cells, score: NDArray[np.float32], shape: tuple[int, ...], radius: float) -> NDArray[np.bool_]:
     """True for each of the peaks, given in reading order, that stays."""
-    pairs = _close_pairs(peaks, shape, radius)
+    pairs = close_pairs(peaks, shape, radius)
     return _winners(score, pairs) if len(pairs) else np.ones(len(peaks), np.bool_)
 
 
-def _close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:
+def close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:
     """(M, 2) indices of peaks at most `radius` cells apart."""
     reach = math.floor(radius)
     # Cells in one row of memory, with a margin below and between the rows, so that one look-up finds every neighbour.

@@ -12,6 +12,8 @@ from typing import Any
 
 from engine.errors import ModelError
 
+_LONGEST_BOND_A = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -36,6 +38,8 @@ class ModelSpec:
         Score from which a local maximum counts as an atom.
     separation_A : float
         Two atoms are never closer than this.
+    bonds : (int, float) or None
+        The most neighbours an atom has, and how far in A they count: (3, 1.8) for carbon sheets.
     trained : dict of (low, high)
         Ranges of training: sampling_A, dose_e_A2, voltage_kV, defocus_A, field_A.
     measured : dict
@@ -57,6 +61,7 @@ class ModelSpec:
     threshold: float
     separation_A: float
     trained: dict[str, tuple[float, float]]
+    bonds: tuple[int, float] | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -72,7 +77,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"measured", "sha256"}
+        needed = names - {"bonds", "measured", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -84,6 +89,7 @@ class ModelSpec:
             if not valid(value):
                 raise ModelError(f"{path}: expected {expected} as {key}, got {value!r}: export the model again")
         raw["classes"] = tuple(raw["classes"])
+        raw["bonds"] = tuple(raw["bonds"]) if raw.get("bonds") else None
         raw["trained"] = {key: (float(low), float(high)) for key, (low, high) in raw["trained"].items()}
         return cls(**raw)
 
@@ -125,6 +131,15 @@ def _is_range(value: Any) -> bool:
     return numbers and value[0] <= value[1]
 
 
+def _are_bonds(value: Any) -> bool:
+    both = isinstance(value, list) and len(value) == 2
+    return value is None or (both and _is_count(value[0]) and _is_reach(value[1]))
+
+
+def _is_reach(value: Any) -> bool:
+    return _is_positive(value) and value <= _LONGEST_BOND_A
+
+
 # What each key of the file may hold, and how it is told.
 _TEXT, _COUNT, _POSITIVE = (_is_text, "a text"), (_is_count, "a whole number over 0"), (_is_positive, "a number over 0")
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -141,6 +156,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": _POSITIVE,
     "separation_A": _POSITIVE,
     "trained": (_are_ranges, "ranges [low, high]"),
+    "bonds": (_are_bonds, "null or [most neighbours, reach in A]"),
     "measured": (_is_mapping, "an object"),
     "sha256": (_is_mapping, "an object"),
 }

@@ -8,16 +8,16 @@ from engine.spec import file_sha256
 
 
 def test_read_gives_back_what_was_written(tiny_spec, tmp_path):
-    spec = replace(tiny_spec, classes=("Mo", "S"), measured={"f1": {"1e4": 0.95}}, sha256={"tiny.onnx": "ab"})
+    spec = replace(tiny_spec, classes=("Mo", "S"), bonds=(3, 1.8), measured={"f1": {"1e4": 0.95}}, sha256={"tiny.onnx": "ab"})
     spec.write(tmp_path / "tiny.json")
     assert ModelSpec.read(tmp_path / "tiny.json") == spec
 
 
-def test_what_was_measured_may_be_missing(tiny_spec, tmp_path):
+def test_bonds_and_what_was_measured_may_be_missing(tiny_spec, tmp_path):
     path = tmp_path / "tiny.json"
     tiny_spec.write(path)
     raw = json.loads(path.read_text())
-    del raw["measured"], raw["sha256"]
+    del raw["bonds"], raw["measured"], raw["sha256"]
     path.write_text(json.dumps(raw))
     assert ModelSpec.read(path) == tiny_spec
 
@@ -55,6 +55,9 @@ def test_a_damaged_spec_says_what_is_wrong(tmp_path, content, said):
         ("threshold", 0),
         ("name", "../other"),
         ("sha256", []),
+        ("bonds", [3]),
+        ("bonds", [0, 1.8]),
+        ("bonds", [3, 1e9]),
     ],
 )
 def test_a_value_that_cannot_be_is_named(tiny_spec, tmp_path, key, value):

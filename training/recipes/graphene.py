@@ -29,6 +29,7 @@ def graphene() -> Recipe:
         multiple=32,
         threshold=0.35,
         separation_A=0.8,
+        bonds=(3, 1.8),
         trained={
             "sampling_A": images.sampling_A,
             "dose_e_A2": images.dose_e_A2,
