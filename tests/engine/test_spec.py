@@ -8,7 +8,9 @@ from engine.spec import file_sha256
 
 
 def test_read_gives_back_what_was_written(tiny_spec, tmp_path):
-    spec = replace(tiny_spec, classes=("Mo", "S"), bonds=(3, 1.8), measured={"f1": {"1e4": 0.95}}, sha256={"tiny.onnx": "ab"})
+    spec = replace(
+        tiny_spec, classes=("Mo", "S"), bonds=(3, 1.8), measured={"f1": {"1e4": 0.95}}, sha256={"tiny.onnx": "ab"}
+    )
     spec.write(tmp_path / "tiny.json")
     assert ModelSpec.read(tmp_path / "tiny.json") == spec
 
