@@ -152,6 +152,14 @@ def _resize(inputs: Values, options: Options) -> Tensor:
     return functional.interpolate(x, scale_factor=tuple(scales[2:]), mode="nearest")
 
 
+def _split(inputs: Values, options: Options) -> tuple[Tensor, ...]:
+    """By the sizes that are given, else into so many parts, of which the last may be smaller."""
+    x, sizes = (*inputs, None)[:2]
+    axis = options.get("axis", 0)
+    parts: int | list[int] = -(-x.shape[axis] // options["num_outputs"]) if sizes is None else [int(k) for k in sizes]
+    return torch.split(x, parts, dim=axis)
+
+
 def _reshape(inputs: Values, options: Options) -> Tensor:
     x, shape = inputs
     sizes = [int(size) for size in shape]
@@ -220,7 +228,7 @@ _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
     "Resize": _resize,
     "Shape": _shape,
     "Sigmoid": lambda x, _: torch.sigmoid(x[0]),
-    "Split": lambda x, o: torch.split(x[0], [int(size) for size in x[1]], dim=o["axis"]),
+    "Split": _split,
     "Sub": lambda x, _: x[0] - x[1],
     "Transpose": lambda x, o: x[0].permute(o["perm"]),
     "Where": lambda x, _: torch.where(x[0], x[1], x[2]),
