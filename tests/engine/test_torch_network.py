@@ -63,6 +63,32 @@ def test_its_name_says_torch():
     network.close()
 
 
+def test_on_a_gpu_float32_is_not_rounded_to_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "meta")  # no device: nothing is run
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("options", [{"num_outputs": 2}, {}])
+def test_a_split_into_parts_or_by_sizes(options):
+    sizes = [] if options else ["sizes"]
+    nodes = [
+        helper.make_node("Split", ["frame", *sizes], ["most", "rest"], axis=1, **options),
+        helper.make_node("Concat", ["rest", "most"], ["maps"], axis=1),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "split",
+        [value("frame", 1, ["N", 3, "H", "W"])],
+        [value("maps", 1, ["N", 3, "h", "w"])],
+        [onnx.numpy_helper.from_array(np.array([2, 1]), "sizes")],
+    )
+    network = TorchNetwork(HostDevice({}), helper.make_model(graph).SerializeToString(), "f32", "cpu")
+    image = torch.from_numpy(pixels(4, 4, 3))
+    assert torch.equal(network.run(image), image[:, [2, 0, 1]])  # of three in two parts the last is the smaller
+
+
 def test_an_operation_it_is_not_told_of_is_named():
     model = tiny_network(TINY)
     model.graph.node[0].op_type = "Banana"

@@ -1,4 +1,4 @@
-"""The network's form through all that the GPU path does with it: torch, float16, INT8, TensorRT; and the bench's script.
+"""The network's form through all that the GPU path does with it: torch, float16, INT8, TensorRT; and the bench.
 
 Untrained: the form is what is tested. `test_export.py` and the tests of engine have trained ones.
 """
