@@ -54,7 +54,8 @@ class TorchNetwork:
     def __init__(self, device: Device, network: bytes, precision: str, where: str) -> None:
         self._device, self._where = device, where
         if where != "cpu":  # float32 is float32: as TF32, torch's default, the last convolution would move the atoms
-            torch.backends.cudnn.conv.fp32_precision = "ieee"
+            cudnn: Any = torch.backends.cudnn
+            cudnn.conv.fp32_precision = "ieee"
         try:
             graph = onnx.load_from_string(network).graph
         except Exception as error:  # protobuf raises classes of its own, which differ from version to version

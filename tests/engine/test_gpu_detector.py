@@ -15,7 +15,7 @@ from engine.gpu_detector import DeviceMaps, GpuDetector
 from engine.network import Maps, OpenVinoNetwork
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec
-from tests.cuda_on_cpu import OnDevice
+from tests.cuda_on_cpu import Foreign, OnDevice
 
 
 class HostNetwork:
@@ -288,14 +288,18 @@ class TestPipeline:
 class TestPixelsOfOthers:
     """In-process callers hand over what they have."""
 
-    def test_what_lies_on_the_gpu_is_not_brought_down(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
+    @pytest.mark.parametrize("held_by", [OnDevice, Foreign])
+    def test_what_lies_on_the_gpu_is_not_brought_down(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, held_by
+    ):
         frame = some_frame(draw_frame)
         detector = make(tiny_model)
-        atoms = detector.detect(Frame(OnDevice(frame.pixels), frame.sampling_A))
+        atoms = detector.detect(Frame(held_by(frame.pixels), frame.sampling_A))
         np.testing.assert_allclose(atoms.positions, reference.detect(frame).positions, atol=0.02)
         uploads = [entry for entry in cuda_on_cpu.log if entry[1:] == (detector._uploads,)]
         # It waits for the caller's own stream: what makes the pixels may still be running.
         assert [entry[0] for entry in uploads] == ["follow", "copy", "record"]
+        assert "upload" not in [entry[0] for entry in cuda_on_cpu.log]
 
     @pytest.mark.parametrize("shape", [(8, 8), (3, 64, 64)])
     def test_it_is_checked_as_any_other(self, make, tiny_model, shape):

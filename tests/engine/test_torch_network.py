@@ -63,10 +63,15 @@ def test_its_name_says_torch():
     network.close()
 
 
-def test_on_a_gpu_float32_is_not_rounded_to_tf32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
-    TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "meta")  # no device: nothing is run
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+def test_on_a_gpu_float32_is_not_rounded_to_tf32():
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32"
+    try:
+        TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "meta")  # nothing is run
+        assert convolutions.fp32_precision == "ieee"
+    finally:
+        convolutions.fp32_precision = before
 
 
 @pytest.mark.parametrize("options", [{"num_outputs": 2}, {}])
