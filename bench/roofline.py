@@ -61,7 +61,7 @@ def convolutions(network: bytes, shape: tuple[int, int, int]) -> list[Layer]:
     model.reshape([1, *shape])
     layers = []
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "Convolution":
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
             read, weights = (math.prod(node.input(k).get_shape()) for k in range(2))
             written = node.output(0).get_shape()
             layers.append(Layer(2 * math.prod(written[2:]) * weights, read + weights + math.prod(written)))

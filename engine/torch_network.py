@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
 from engine.device import Array, Device, Stream, one_line
-from engine.errors import FrameError, ModelError
+from engine.errors import DeviceError, FrameError, ModelError
 from engine.tensorrt_build import INPUT, OUTPUT
 
 Values = list[Any]  # inputs of an operation: tensors, and lists of int where the graph computes with shapes
@@ -91,6 +91,10 @@ class TorchNetwork:
         except torch.OutOfMemoryError as error:
             said = one_line(error)[:200]
             raise FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin") from None
+        except torch.AcceleratorError as error:
+            raise DeviceError(
+                f"{self._where}: expected an answer, got {one_line(error)[:200]}: run atomstream doctor, then restart"
+            ) from None
 
     def run(self, pixels: Tensor) -> Tensor:
         """(1, C, H, W) to (1, M, h, w) float32."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from onnx import helper
 
-from engine import ModelError
+from engine import FrameError, ModelError
+from engine.errors import DeviceError
 from engine.half import halved
 from engine.network import OpenVinoNetwork
 from engine.shipped import find_spec, list_models
@@ -72,6 +73,20 @@ def test_on_a_gpu_float32_is_not_rounded_to_tf32():
         assert convolutions.fp32_precision == "ieee"
     finally:
         convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(torch.OutOfMemoryError, FrameError), (torch.AcceleratorError, DeviceError)]
+)
+def test_errors_of_the_gpu_are_ours_in_one_line(monkeypatch, error, kind):
+    def fail(pixels):
+        raise error("CUDA error:\nunspecified")
+
+    network = TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "cpu")
+    monkeypatch.setattr(network, "run", fail)
+    enqueue = network.bind(1, np.zeros((1, 1, 16, 16), np.float32), np.zeros((1, 6, 8, 8), np.float32))
+    with pytest.raises(kind, match=r"xpect.*, got CUDA error: unspecified: "):
+        enqueue(1)
 
 
 @pytest.mark.parametrize("options", [{"num_outputs": 2}, {}])
