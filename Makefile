@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench bench-gpu clean
 
 help:
 	@echo "make demo      camera, service and overlay page; SECONDS=20 ends by itself, JSON=1 ends with a line of JSON"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-all  and those that need a browser, Prometheus, systemd or a simulated detector"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make bench     speed of the live path, into docs/performance.md"
+	@echo "make bench-gpu the same on an NVIDIA GPU, and a roofline; says what is missing where there is none"
 	@echo "make clean     remove caches and builds; the environment stays in $(VENV)"
 
 demo: $(VENV)/.live
@@ -30,6 +31,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(RUN) -m bench
+
+bench-gpu: $(VENV)/.dev
+	@$(RUN) -m bench.gpu
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ from bench.setting import Setting
 from stream.doctor import processor
 
 _PACKAGES = ("atomstream", "openvino", "numpy", "opencv-python-headless", "pyzmq", "torch", "scikit-image", "nncf")
+_GPU_PACKAGES = ("tensorrt", "tensorrt-rtx", "cupy-cuda13x")
 _ROOT = Path(__file__).parent.parent
 
 
@@ -46,18 +47,25 @@ class OtherLoad:
         return float(sum(total) - total.idle - total.iowait - sum(own[:4]))
 
 
-def describe(setting: Setting) -> dict[str, Any]:
-    """Everything that a figure depends on."""
+def versions_and_commit() -> dict[str, Any]:
+    """When, and with what code."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "versions": {"Python": platform.python_version()}
+        | {name: _version(name) for name in (*_PACKAGES, *_GPU_PACKAGES)},
+    }
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Everything that a figure depends on."""
+    return versions_and_commit() | {
         "machine": {finding.name: finding.text for finding in processor(Path("/proc/cpuinfo"))}
         | {
             "cores": setting.threads,
             "memory_GB": round(psutil.virtual_memory().total / 1e9, 1),
             "system": platform.platform(),
         },
-        "versions": {"Python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "model": {
             "name": setting.spec.name,
             "version": setting.spec.version,

@@ -18,12 +18,16 @@ Row = tuple[str, str, str, bool | None]  # what, measured, asked for, reached
 
 def write_page(page: Path, results: dict[str, Any]) -> None:
     """Replace what stands between the markers."""
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    replace_between(page, BEGIN, END, table(results))
+
+
+def replace_between(page: Path, first: str, last: str, text: str) -> None:
+    """Put a text in the place of what stands between two lines of a page."""
+    before, begin, rest = page.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}, got a page without: put them back")
-    page.write_text(f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
+        raise ValueError(f"{page}: expected the lines {first} and {last}, got a page without: put them back")
+    page.write_text(f"{before}{first}\n\n{text}\n{last}{after}")
 
 
 def table(results: dict[str, Any]) -> str:

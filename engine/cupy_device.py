@@ -56,6 +56,11 @@ class CupyDevice:
             kernels |= {name: module.get_function(name) for name in names}
         return kernels
 
+    def free_bytes(self) -> int:
+        """Of the GPU's memory, whoever uses the rest. Beside the Device protocol: only the bench asks."""
+        with self.active():
+            return int(self._cupy.cuda.runtime.memGetInfo()[0])
+
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self.active():
             return self._settled(self._cupy.zeros(shape, dtype))

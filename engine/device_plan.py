@@ -21,7 +21,7 @@ from engine.device_prepare import Preparation
 from engine.errors import DeviceError
 from engine.network import MAPS
 from engine.spec import ModelSpec
-from engine.strips import REACH_A, Strip, cut
+from engine.strips import REACH_A, Strip, cut, least_pixels
 
 PLACES = 3  # frames on their way: one is uploaded, one computed, one read
 
@@ -74,6 +74,11 @@ class Kind:
     sampling_A: float
 
     @property
+    def item_bytes(self) -> int:
+        """Of a pixel as uploaded."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def holes(self) -> bool:
         """Whether pixels may be masked or no count."""
         return self.masked or np.dtype(self.dtype).kind == "f"
@@ -108,16 +113,29 @@ class Plan:
     ----------
     most_pixels : int
         Network pixels that may be run at once; more are run in strips.
+    budget_pixels : int, optional
+        As many may be run where strips of `most_pixels` would be lower than strips can be.
     """
 
-    def __init__(self, device: Device, spec: ModelSpec, network: DeviceNetwork, kind: Kind, most_pixels: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        spec: ModelSpec,
+        network: DeviceNetwork,
+        kind: Kind,
+        most_pixels: int,
+        budget_pixels: int = 0,
+    ) -> None:
         self.kind, self._device, self._spec, self._network = kind, device, spec, network
         channels, height, width = kind.shape
         self.padded = tuple(-(-size // spec.multiple) * spec.multiple for size in kind.to)
         self.cells = tuple(-(-size // spec.stride) for size in kind.to)
         self.scale = (height / kind.to[0], width / kind.to[1])
         reach = math.ceil(REACH_A / spec.sampling_A)
-        self._strips = cut((self.padded[0], self.padded[1]), most_pixels, reach, spec.multiple)
+        whole = self.padded[0], self.padded[1]
+        self.least_pixels = least_pixels(whole, reach, spec.multiple)
+        most_pixels = max(most_pixels, min(self.least_pixels, budget_pixels))
+        self._strips = cut(whole, most_pixels, reach, spec.multiple)
         self.strip_size = (self._strips[0].bottom - self._strips[0].top, self.padded[1])
 
         classes = len(spec.classes) if len(spec.classes) > 1 else 0
@@ -170,18 +188,33 @@ class Plan:
             self._capturable = False
             return None
 
+    def steps(self, stream: Stream, place: Place) -> dict[str, Callable[[], None]]:
+        """What a frame's computation is made of, by name and in order; each puts its part into the stream."""
+        return {
+            "prepare": lambda: self._prepare(stream, place),
+            "network": lambda: self._run_network(stream),
+            "peaks": lambda: self._find_peaks(stream, place),
+        }
+
     def _steps(self, stream: Stream, place: Place) -> None:
+        for step in self.steps(stream, place).values():
+            step()
+
+    def _prepare(self, stream: Stream, place: Place) -> None:
         self._device.launch(stream, "begin", 1, self._contrast, place.found)
         for channel in range(self.kind.shape[0]):
             out = self.input[0, channel]
             self._preparation.run(stream, place.raw[channel], place.mask, self._contrast, out)
-        for strip in self._strips:
-            self._run_network(stream, strip)
-        count = math.prod(self.cells)
-        arguments = (self.maps, self._threshold, self._contrast, self._parameters, place.found)
-        self._device.launch(stream, "peaks", count, *arguments)
 
-    def _run_network(self, stream: Stream, strip: Strip) -> None:
+    def _find_peaks(self, stream: Stream, place: Place) -> None:
+        arguments = (self.maps, self._threshold, self._contrast, self._parameters, place.found)
+        self._device.launch(stream, "peaks", math.prod(self.cells), *arguments)
+
+    def _run_network(self, stream: Stream) -> None:
+        for strip in self._strips:
+            self._run_strip(stream, strip)
+
+    def _run_strip(self, stream: Stream, strip: Strip) -> None:
         enqueue = self._bound(stream)
         if len(self._strips) == 1:
             enqueue(stream)

@@ -11,13 +11,13 @@ from engine.detector import Detector
 from engine.device import Device
 from engine.device_plan import DeviceNetwork
 from engine.engine_cache import EngineCache
-from engine.errors import ModelError
+from engine.errors import FileError, ModelError
 from engine.gpu_detector import GpuDetector
 from engine.gpu_group import GpuGroup
 from engine.gpu_probe import obstacle, usable_gpus
 from engine.half import halved
 from engine.network import MAPS
-from engine.shipped import verified_weights
+from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 from engine.tensorrt_build import ShapeRange
 from engine.tensorrt_module import find_tensorrt
@@ -59,20 +59,61 @@ def load_on_gpu(
     ModelError
         What is missing, or does not fit, and what mends it.
     """
-    reason = obstacle()
-    if reason is not None:
-        raise ModelError(f"Expected a GPU that can be used, got {reason}")
+    expect_gpu()
     precision = "f16" if precision == "auto" else precision
     network = network_bytes(spec, folder, precision)
     members = []
     for index in usable_gpus() if every else (0,):
         device = CupyDevice(index, memory_MB)
-        opened = _open(backend, device, index, spec, network, precision, memory_MB)
+        opened = open_network(backend, device, index, spec, network, precision, memory_MB)
         members.append(GpuDetector(spec, device, opened, memory_MB=memory_MB, fallback=fallback))
     return members[0] if len(members) == 1 else GpuGroup(members)
 
 
-def _open(
+def build_ahead(model: str | Path, precision: str = "auto", memory_MB: float = 4096) -> dict[str, Path]:
+    """Build the engine that a detector of this model will load, for every GPU that is here; blocks for minutes.
+
+    Parameters
+    ----------
+    model, precision, memory_MB
+        As `load_detector` will be told.
+
+    Returns
+    -------
+    dict of Path
+        The engine's file by the name of the GPU; one that was there already is kept.
+
+    Raises
+    ------
+    ModelError
+        No GPU, no TensorRT, a model or precision that is not there, a build that failed.
+    FileError
+        The engine could not be kept.
+    """
+    expect_gpu()
+    path = find_spec(model)
+    spec, precision = ModelSpec.read(path), "f16" if precision == "auto" else precision
+    network = network_bytes(spec, path.parent, precision)
+    built = {}
+    for index in usable_gpus():
+        device = CupyDevice(index, memory_MB)
+        source = engine_source(device, spec, network, precision, memory_MB)
+        key = source.key((first_range(spec),))
+        TensorRtNetwork(device, source, key.ranges).close()
+        if source.cache.load(key) is None:
+            raise FileError(f"{source.cache.folder}: expected to keep the engine there, got none: see the log above")
+        built[device.name] = source.cache.folder / key.file_name
+    return built
+
+
+def expect_gpu() -> None:
+    """ModelError that says what is missing, and what mends it, where nothing runs on a GPU here."""
+    reason = obstacle()
+    if reason is not None:
+        raise ModelError(f"Expected a GPU that can be used, got {reason}")
+
+
+def open_network(
     backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
 ) -> DeviceNetwork:
     """With TensorRT, or with torch where that is asked for or there is no other."""
@@ -110,8 +151,21 @@ def open_tensorrt(
     cache: EngineCache | None = None,
 ) -> DeviceNetwork:
     """The network as an engine of the installed TensorRT, from the cache or built now."""
+    source = engine_source(device, spec, network, precision, memory_MB, cache)
+    return TensorRtNetwork(device, source, (first_range(spec),))
+
+
+def engine_source(
+    device: Device,
+    spec: ModelSpec,
+    network: bytes,
+    precision: str,
+    memory_MB: float,
+    cache: EngineCache | None = None,
+) -> EngineSource:
+    """Where engines of this network for this GPU come from: one key for who builds ahead and who serves."""
     file = f"{spec.name}.int8.onnx" if precision == "int8" else f"{spec.name}.onnx"
-    source = EngineSource(
+    return EngineSource(
         edition=find_tensorrt(),
         gpu=device.name,
         onnx=network,
@@ -122,7 +176,6 @@ def open_tensorrt(
         cache=EngineCache() if cache is None else cache,
         workspace_MB=memory_MB / 2,
     )
-    return TensorRtNetwork(device, source, (first_range(spec),))
 
 
 def open_torch(device: Device, index: int, network: bytes, precision: str) -> DeviceNetwork:

@@ -7,6 +7,7 @@ frame n is computed as soon as two threads have a frame each, or one prepares wh
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from engine.detector import Detector
 from engine.device import Device, one_line
 from engine.device_plan import DeviceNetwork, Kind, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
-from engine.errors import DeviceError, FrameError
+from engine.errors import AtomstreamError, DeviceError, FrameError
 from engine.frame import Frame
 from engine.network import Maps
 from engine.prepare import Prepared, network_shape
@@ -97,7 +98,8 @@ class GpuDetector(Detector):
     ) -> None:
         self.spec = spec
         self._device, self._device_network = device, network
-        self._most_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
+        self._budget_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
+        self._most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
         self._plans: OrderedDict[Kind, Plan] = OrderedDict()
         self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
         self._order = RLock()  # of what goes into the streams; never held while waiting for a place or the device
@@ -150,7 +152,7 @@ class GpuDetector(Detector):
             self._take_over(error)
             raise FrameError("internal", f"{error}; the CPU takes over") from None
         except FrameError as error:
-            self._shrink(error)
+            self._shrink(error, plan)
             raise
         return DeviceMaps(plan.maps[0], prepared.ticket)
 
@@ -192,13 +194,14 @@ class GpuDetector(Detector):
         return plan
 
     def _make_plan(self, kind: Kind) -> Plan:
+        limits = self._most_pixels, self._budget_pixels
         try:
-            return Plan(self._device, self.spec, self._device_network, kind, self._most_pixels)
+            return Plan(self._device, self.spec, self._device_network, kind, *limits)
         except FrameError:
             if not self._plans:
                 raise
         self._plans.clear()  # the buffers of other frames may be what is in the way
-        return Plan(self._device, self.spec, self._device_network, kind, self._most_pixels)
+        return Plan(self._device, self.spec, self._device_network, kind, *limits)
 
     def _upload(self, frame: Frame, place: Place) -> None:
         if not place.located:
@@ -234,13 +237,15 @@ class GpuDetector(Detector):
         self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
         return candidates_in(everything)[1]
 
-    def _shrink(self, error: FrameError) -> None:
-        """After a run that found no memory: smaller strips from the next frame on."""
-        if error.reason == "no_memory":
-            with self._order:
-                self._most_pixels //= 2
-                self._plans.clear()
-            _LOG.warning("Out of GPU memory: strips of at most %d network pixels from now on", self._most_pixels)
+    def _shrink(self, error: FrameError, plan: Plan) -> None:
+        """After a run that found no memory: strips of half the size from the next frame on, where they can be lower."""
+        ran = math.prod(plan.strip_size)
+        if error.reason != "no_memory" or ran <= plan.least_pixels:
+            return
+        with self._order:
+            self._most_pixels = min(self._most_pixels, ran) // 2
+            self._plans.clear()
+        _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self._most_pixels)
 
     def _take_over(self, error: DeviceError) -> Detector:
         """What goes on after the device is lost; the error where nothing may."""
@@ -249,7 +254,10 @@ class GpuDetector(Detector):
                 raise error
             if self._cpu is None:
                 _LOG.error("%s; the CPU takes over", one_line(error))
-                self._cpu = self._fallback()
+                try:
+                    self._cpu = self._fallback()
+                except AtomstreamError as failed:
+                    raise DeviceError(f"{error}; nor can the CPU take over: {failed}") from None
                 with self._order:
                     self._plans.clear()
             return self._cpu

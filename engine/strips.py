@@ -41,14 +41,14 @@ def cut(shape: tuple[int, int], most_pixels: int, reach: int, multiple: int) -> 
     height, width = shape
     if height * width <= most_pixels:
         return (Strip(0, height, 0, height),)
-    overlap = -(-reach // multiple) * multiple
+    overlap = _overlap(reach, multiple)
     rows = most_pixels // width // multiple * multiple
     step = rows - 2 * overlap
     if step <= 0:
         raise FrameError(
             "no_memory",
-            f"GPU expects memory for {(2 * overlap + multiple) * width} network pixels, got {most_pixels}: allow more, "
-            "crop or bin the frame",
+            f"GPU expects memory for {least_pixels(shape, reach, multiple)} network pixels, got {most_pixels}: "
+            "allow more, crop or bin the frame",
         )
     strips = []
     first = 0
@@ -58,3 +58,13 @@ def cut(shape: tuple[int, int], most_pixels: int, reach: int, multiple: int) -> 
         strips.append(Strip(top, top + rows, first, last))
         first = last
     return tuple(strips)
+
+
+def least_pixels(shape: tuple[int, int], reach: int, multiple: int) -> int:
+    """Of the lowest strip that `cut` can make of such an input; of the whole where that is lower."""
+    height, width = shape
+    return min(height, 2 * _overlap(reach, multiple) + multiple) * width
+
+
+def _overlap(reach: int, multiple: int) -> int:
+    return -(-reach // multiple) * multiple

@@ -74,6 +74,7 @@ def build(
         raise ModelError(f"Expected a network that {edition.name} can read, got {_refusal(parser)}: export it again")
     _expect_channels(network, edition, channels, maps)
     config = builder.create_builder_config()
+    _round_nothing(edition, config)
     config.set_memory_pool_limit(edition.module.MemoryPoolType.WORKSPACE, int(workspace_MB * 1e6))
     for size_range in ranges:
         _add_profile(builder, config, channels, size_range)
@@ -116,6 +117,13 @@ def _expect_channels(network: Any, edition: Edition, channels: int, maps: int) -
             f"Expected one input {INPUT} (N, {channels}, H, W) and one output {OUTPUT} (N, {maps}, h, w) of float32, "
             f"got {said}: export the model again"
         )
+
+
+def _round_nothing(edition: Edition, config: Any) -> None:
+    """float32 is float32: rounded to TF32, which is on unless told, the last convolution would move the atoms."""
+    tf32 = getattr(edition.module.BuilderFlag, "TF32", None)
+    if tf32 is not None:
+        config.clear_flag(tf32)
 
 
 def _add_profile(builder: Any, config: Any, channels: int, size_range: ShapeRange) -> None:

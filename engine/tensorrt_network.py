@@ -20,7 +20,6 @@ from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
 from engine.tensorrt_module import Edition
 
 _LOG = logging.getLogger("atomstream")
-_KEPT = 2  # engines: the one of the start, and the one that was built last
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +83,10 @@ class TensorRtNetwork:
 
     def __init__(self, device: Device, source: EngineSource, ranges: tuple[ShapeRange, ...]) -> None:
         self._device, self._source = device, source
-        self._engines = [_load(device, source, ranges)]
+        self._engines = [_load(device, source, ranges)]  # the one of the start, then the one that was built last
         self._building: Thread | None = None
-        self._built: list[Callable[[], _Engine]] = []
+        self._built: list[_Engine] = []
+        self._refused: dict[Size, str] = {}  # sizes that could not be built for: another try would take as long
         self.backend = f"{source.edition.name} {source.precision}"
         self.capturable = source.edition.capturable
 
@@ -98,11 +98,14 @@ class TensorRtNetwork:
         FrameError
             "no_engine": one is being built, or could not be.
         """
-        if self._built and self._building is not None and not self._building.is_alive():
-            self._engines = [self._engines[0], self._built.pop()()][:_KEPT]
+        if self._building is not None and not self._building.is_alive():
             self._building = None
+            if self._built:
+                self._engines[1:] = [self._built.pop()]
         if self._engine_for(size) is not None:
             return
+        if size in self._refused:
+            raise FrameError("no_engine", self._refused[size])
         if self._building is None:
             self._building = Thread(target=self._build, args=(size,), name="engine", daemon=True)
             self._building.start()
@@ -143,16 +146,9 @@ class TensorRtNetwork:
     def _build(self, size: Size) -> None:
         """For this size alone: it is the camera's, and the next frame has it too."""
         try:
-            loaded = _load(self._device, self._source, (ShapeRange(size, size, size),))
+            self._built.append(_load(self._device, self._source, (ShapeRange(size, size, size),)))
         except (ModelError, FrameError) as error:
-            said = FrameError("no_engine", f"{error}")
-
-            def refuse() -> _Engine:
-                raise said
-
-            self._built.append(refuse)
-        else:
-            self._built.append(lambda: loaded)
+            self._refused[size] = f"{error}, then restart"
 
 
 class _Engine:

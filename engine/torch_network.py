@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
 from engine.device import Array, Device, Stream, one_line
-from engine.errors import FrameError, ModelError
+from engine.errors import DeviceError, FrameError, ModelError
 from engine.tensorrt_build import INPUT, OUTPUT
 
 Values = list[Any]  # inputs of an operation: tensors, and lists of int where the graph computes with shapes
@@ -53,6 +53,9 @@ class TorchNetwork:
 
     def __init__(self, device: Device, network: bytes, precision: str, where: str) -> None:
         self._device, self._where = device, where
+        if where != "cpu":  # float32 is float32: as TF32, torch's default, the last convolution would move the atoms
+            cudnn: Any = torch.backends.cudnn
+            cudnn.conv.fp32_precision = "ieee"
         try:
             graph = onnx.load_from_string(network).graph
         except Exception as error:  # protobuf raises classes of its own, which differ from version to version
@@ -88,6 +91,10 @@ class TorchNetwork:
         except torch.OutOfMemoryError as error:
             said = one_line(error)[:200]
             raise FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin") from None
+        except torch.AcceleratorError as error:
+            raise DeviceError(
+                f"{self._where}: expected an answer, got {one_line(error)[:200]}: run atomstream doctor, then restart"
+            ) from None
 
     def run(self, pixels: Tensor) -> Tensor:
         """(1, C, H, W) to (1, M, h, w) float32."""
@@ -150,6 +157,14 @@ def _resize(inputs: Values, options: Options) -> Tensor:
         raise ModelError(f"Expected a nearest resize by whole factors, got {scales}: install TensorRT")
     x: Tensor = inputs[0]
     return functional.interpolate(x, scale_factor=tuple(scales[2:]), mode="nearest")
+
+
+def _split(inputs: Values, options: Options) -> tuple[Tensor, ...]:
+    """By the sizes that are given, else into so many parts, of which the last may be smaller."""
+    x, sizes = (*inputs, None)[:2]
+    axis = options.get("axis", 0)
+    parts: int | list[int] = -(-x.shape[axis] // options["num_outputs"]) if sizes is None else [int(k) for k in sizes]
+    return torch.split(x, parts, dim=axis)
 
 
 def _reshape(inputs: Values, options: Options) -> Tensor:
@@ -220,7 +235,7 @@ _OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
     "Resize": _resize,
     "Shape": _shape,
     "Sigmoid": lambda x, _: torch.sigmoid(x[0]),
-    "Split": lambda x, o: torch.split(x[0], [int(size) for size in x[1]], dim=o["axis"]),
+    "Split": _split,
     "Sub": lambda x, _: x[0] - x[1],
     "Transpose": lambda x, o: x[0].permute(o["perm"]),
     "Where": lambda x, _: torch.where(x[0], x[1], x[2]),

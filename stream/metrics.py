@@ -64,9 +64,14 @@ class Metrics:
         gaps = counter("record_gaps", "Results that are missing in the recording, by reason", "reason")
         self._gaps = {reason: gaps.labels(source, reason) for reason in GAPS}
         gauge("queue_frames", "Frames that wait for the engine").labels(source).set_function(queue)
-        gauge("build_info", "What runs", "version", "model", "backend").labels(
-            source, version("atomstream"), model, backend
-        ).set(1)
+        self._build = gauge("build_info", "What runs", "version", "model", "backend")
+        self._what = (source, version("atomstream"), model)
+        self.computing_on(backend)
+
+    def computing_on(self, backend: str) -> None:
+        """What runs the network from now on."""
+        self._build.clear()
+        self._build.labels(*self._what, backend).set(1)
 
     def received(self) -> None:
         """One more message came."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from stream.signals import stop_on_signals
 
 HELP = "receive frames, publish their atoms"
 
+_LOST = 1  # exit status once the GPU is lost: no mistake of the user's, which is 2, and a supervisor starts it anew
 _POLL_S = 0.05
 _LINE_EVERY_S = 5.0
 
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until told to stop, or for as long as configured."""
+    """Serve until told to stop, for as long as configured, or until there is no device left to compute on."""
     flags = {option.name: getattr(options, option.name) for option in fields(ServeConfig)}
     config = read_config(Path(options.config) if options.config else None, flags)
     if options.write_config:
@@ -59,6 +61,9 @@ def run(options: argparse.Namespace) -> int:
     print(_joined(summary), flush=True)
     if config.json:
         print(json.dumps(summary), flush=True)
+    if service.lost is not None:
+        print(f"atomstream: {service.lost}", file=sys.stderr)
+        return _LOST
     return 0
 
 
@@ -103,6 +108,8 @@ def _said(value: Any) -> str:
 
 
 def _finished(config: ServeConfig, service: Service, seconds: float) -> bool:
+    if service.lost is not None:
+        return True
     if config.stop_after_seconds is not None and seconds >= config.stop_after_seconds:
         return True
     totals = service.accounting.totals() if config.stop_after_frames is not None else None

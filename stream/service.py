@@ -17,7 +17,7 @@ from typing import Any, Self
 import zmq
 
 from engine.detector import Detector
-from engine.errors import FrameError
+from engine.errors import DeviceError, FrameError
 from stream.accounting import REASONS, Accounting, Totals
 from stream.alignment import Stacker
 from stream.channel import RecordChannel
@@ -47,6 +47,12 @@ class Service:
     config : ServeConfig
     detector : Detector
         Belongs to the service's threads while it runs.
+
+    Attributes
+    ----------
+    lost : str or None
+        Why no frame can be answered any more: the GPU is lost, and no other device may take over. Who runs the
+        service has to end it.
     """
 
     def __init__(self, config: ServeConfig, detector: Detector) -> None:
@@ -73,6 +79,7 @@ class Service:
         engines = range(_engines(config.side_by_side))
         self._engines = [Thread(target=self._find_atoms, name=f"engine {k}", daemon=True) for k in engines]
         self._publishing = Thread(target=self._publish, name="publish", daemon=True)
+        self.lost: str | None = None
         self.accounting = Accounting()
         self.metrics = Metrics(
             config.source_name, detector.spec.name, detector.backend, detector.spec.classes, self._slot.__len__
@@ -241,6 +248,7 @@ class Service:
 
     def _answer(self, located: Located, answered_s: float) -> None:
         """Publish the atoms of a frame, and book it."""
+        self._note_backend()
         atoms, answer = located.atoms, Answer.of(located, answered_s)
         self._begin_series(located.exposure)
         header = atoms_header(answer, self._model)
@@ -252,6 +260,14 @@ class Service:
         self.metrics.processed(answer.latency_s, answer.in_time, stages_s, atoms.class_id, frames)
         self.accounting.processed(answered_s, answer.latency_s, answer.age_s, answer.in_time, len(atoms), frames)
         self._send_preview(answer)
+
+    def _note_backend(self) -> None:
+        """Say that another device has taken over; from then on results name it."""
+        before, backend = self._model["backend"], self._detector.backend
+        if backend != before:
+            self._model = self._model | {"backend": backend}
+            self.metrics.computing_on(backend)
+            self._journal.fault("device", f"Computing with {backend} from now on, no longer with {before}")
 
     def _send_preview(self, answer: Answer) -> None:
         now_s, rate = time.perf_counter(), self._config.preview_rate
@@ -306,6 +322,11 @@ class Service:
     # ---- any thread ----
 
     def _refuse(self, error: Exception, frames: int = 1) -> None:
+        if isinstance(error, DeviceError):
+            self.lost = str(error)  # not the error itself: its trace would hold on to the frame's memory
+            self._journal.fault("device", error)
+            self._drop("internal", frames)
+            return
         reason = error.reason if isinstance(error, FrameError) and error.reason in REASONS else "internal"
         self._journal.fault(reason, error)
         self._drop(reason, frames)

@@ -49,6 +49,16 @@ class OnDevice:
         self.shape, self.ndim, self.size, self.dtype = there.shape, there.ndim, there.size, there.dtype
 
 
+class Foreign:
+    """Pixels on the device as a library that we do not know has them: `__dlpack__`, and not even a shape."""
+
+    def __init__(self, there: NDArray[Any]) -> None:
+        self.there = there
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise AssertionError("brought down")
+
+
 class HostDevice:
     """Runs everything at once, and keeps a log of what went into which stream."""
 
@@ -120,7 +130,7 @@ class HostDevice:
         return run
 
     def adopt(self, pixels: Any) -> OnDevice | None:
-        return pixels if isinstance(pixels, OnDevice) else None
+        return OnDevice(pixels.there) if isinstance(pixels, OnDevice | Foreign) else None
 
     def follow(self, stream: int) -> None:
         self.log.append(("follow", stream))

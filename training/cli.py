@@ -89,7 +89,12 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
 
 
 def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
-    """ONNX, INT8 and spec from the last checkpoint."""
+    """ONNX, INT8 and spec from the last checkpoint; or the TensorRT engine of a model that is exported already."""
+    if options.tensorrt:
+        build_engine(recipe, folder, options)
+        return
+    if options.model or options.precision != "auto":
+        raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
     from training.exit_waves import read_specimens
     from training.export import export as run
     from training.fit import read_network
@@ -98,6 +103,16 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     output = options.output or folder / "export"
     spec = run(network, recipe, read_specimens(folder / "waves"), output, Console(stderr=True).print)
     print(f"{output / spec.name}.json: threshold {spec.threshold:g}")
+
+
+def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """The engine that `serve` would build at its first start, into the same cache."""
+    from engine.gpu import build_ahead
+
+    exported = folder / "export" / f"{recipe.spec.name}.json"
+    model = options.model or (exported if exported.exists() else recipe.spec.name)
+    for gpu, path in build_ahead(model, options.precision).items():
+        print(f"{path}: engine of {model} for {gpu}")
 
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -155,7 +170,18 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--workers", {"type": int, "default": 1, "help": "processes that draw samples (1)"}),
         ("--threads", {"type": int, "help": "of the training itself (all cores)"}),
     ],
-    "export": [("--output", {"type": Path, "help": "folder of the model (FOLDER/export)"})],
+    "export": [
+        ("--output", {"type": Path, "help": "folder of the model (FOLDER/export)"}),
+        (
+            "--tensorrt",
+            {
+                "action": "store_true",
+                "help": "only build the engine of an exported model, for the GPUs of this machine",
+            },
+        ),
+        ("--model", {"help": "with --tensorrt: spec or name of the model (FOLDER/export/NAME.json, else the shipped)"}),
+        ("--precision", {"default": "auto", "help": "with --tensorrt: auto, f16, f32 or int8"}),
+    ],
     "evaluate": [
         ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
         ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),

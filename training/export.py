@@ -75,10 +75,10 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     progress("ONNX")
-    spec = _write(network, recipe.spec, folder)
+    spec = write_network(network, recipe.spec, folder)
     progress("threshold and sigma")
     spec, offset = calibrate(spec, recipe, specimens, folder)
-    spec = _write(network, spec, folder, offset)
+    spec = write_network(network, spec, folder, offset)
     progress("INT8")
     inputs = calibration_inputs(recipe, specimens)
     quantise(folder / f"{spec.name}.onnx", inputs)
@@ -89,7 +89,8 @@ def export(
     return spec
 
 
-def _write(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: float = 0.0) -> ModelSpec:
+def write_network(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: float = 0.0) -> ModelSpec:
+    """NAME.onnx and its spec alone, with weights of float16."""
     path = folder / f"{spec.name}.onnx"
     height, width = (spec.multiple * torch.export.Dim(name, min=1, max=512) for name in ("rows", "columns"))
     torch.onnx.export(

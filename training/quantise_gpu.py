@@ -22,7 +22,7 @@ _KEPT = (
 
 
 def quantise_for_gpu(path: Path, inputs: list[NDArray[np.float32]]) -> Path:
-    """NAME.onnx to NAME.int8.onnx: convolutions in INT8, what lies between in float16, the head in float32.
+    """NAME.onnx to NAME.int8.onnx: convolutions and products in INT8, sums between in float16, the head in float32.
 
     Parameters
     ----------
@@ -32,10 +32,13 @@ def quantise_for_gpu(path: Path, inputs: list[NDArray[np.float32]]) -> Path:
         That activations are measured on.
     """
     content = path.read_bytes()
-    convolutions = [node for node in onnx.load_from_string(content).graph.node if node.op_type == "Conv"][:-1]
-    largest = measure(content, sorted({node.input[0] for node in convolutions}), inputs)
+    graph = onnx.load_from_string(content).graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"][:-1]
+    read = {node.input[0] for node in convolutions}
+    products = _products(graph, read)
+    largest = measure(content, sorted(read.union(*(node.input for node in products))), inputs)
     model = onnx.load_from_string(halved(content))
-    _insert(model.graph, {node.output[0] for node in convolutions}, largest)
+    _insert(model.graph, {node.output[0] for node in (*convolutions, *products)}, largest)
     onnx.checker.check_model(model)
     quantised = path.with_suffix(".int8.onnx")
     onnx.save(model, quantised)
@@ -62,21 +65,33 @@ def measure(content: bytes, names: list[str], inputs: list[NDArray[np.float32]])
     return largest
 
 
-def _insert(graph: onnx.GraphProto, convolutions: set[str], largest: dict[str, float]) -> None:
-    """Quantise and dequantise before the data and the weights of these convolutions, named by their outputs."""
+def _products(graph: onnx.GraphProto, read: set[str]) -> list[onnx.NodeProto]:
+    """Products of what a convolution reads with what coarser levels say of it: the former is kept in INT8 alone then.
+
+    Each factor has a scale of its own. A product with a constant, or of sizes, is none of these.
+    """
+    weights = {weight.name for weight in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "Mul"]
+    return [node for node in products if read.intersection(node.input) and not weights.intersection(node.input)]
+
+
+def _insert(graph: onnx.GraphProto, quantised: set[str], largest: dict[str, float]) -> None:
+    """Quantise and dequantise before the data and the weights of these nodes, named by their outputs."""
     weights = {weight.name: weight for weight in graph.initializer}
     sources = {node.output[0]: node for node in graph.node}
     nodes, done = [], {}
     for node in graph.node:
-        if node.op_type == "Conv" and node.output[0] in convolutions:
-            data = node.input[0]
-            if data not in done:
-                done[data], added = _activation(graph, data, largest[data.removesuffix(".half")])
+        if node.output[0] in quantised:
+            is_convolution = node.op_type == "Conv"
+            for k, data in enumerate(node.input[:1] if is_convolution else node.input):
+                if data not in done:
+                    done[data], added = _activation(graph, data, largest[data.removesuffix(".half")])
+                    nodes += added
+                node.input[k] = done[data]
+            if is_convolution:
+                stored = node.input[1] if node.input[1] in weights else sources[node.input[1]].input[0]
+                node.input[1], added = _weight(graph, node.input[1], numpy_helper.to_array(weights[stored]))
                 nodes += added
-            stored = node.input[1] if node.input[1] in weights else sources[node.input[1]].input[0]
-            node.input[1], added = _weight(graph, node.input[1], numpy_helper.to_array(weights[stored]))
-            node.input[0] = done[data]
-            nodes += added
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)

@@ -80,7 +80,9 @@ def fake_cupy(calls):
         get_current_stream=lambda: SimpleNamespace(synchronize=lambda: calls.append(("settle",))),
         alloc_pinned_memory=bytearray,
         runtime=SimpleNamespace(
-            getDeviceProperties=lambda index: properties, CUDARuntimeError=errors["CUDARuntimeError"]
+            getDeviceProperties=lambda index: properties,
+            memGetInfo=lambda: (5_000, 9_000),
+            CUDARuntimeError=errors["CUDARuntimeError"],
         ),
         driver=SimpleNamespace(CUDADriverError=errors["CUDADriverError"]),
         memory=SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
@@ -108,6 +110,9 @@ class TestCupyDevice:
         assert "--fmad=false" in OPTIONS
         assert ("limit", 10_000_000) in cupy.calls
         assert device.name == "H200 sm_90"
+
+    def test_what_is_free_of_its_memory(self, cupy):
+        assert CupyDevice().free_bytes() == 5_000
 
     @pytest.mark.parametrize(("count", "blocks"), [(1, 1), (THREADS, 1), (THREADS + 1, 2), (1000 * THREADS, 1000)])
     def test_a_launch_has_enough_threads_and_is_on_its_stream(self, cupy, count, blocks):

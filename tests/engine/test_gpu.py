@@ -1,12 +1,13 @@
 """Putting a model onto a GPU: what is chosen, what is refused, with a device and runtimes that are stand-ins."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from engine import FrameError, ModelError, detector, gpu, load_detector
+from engine import FileError, FrameError, ModelError, detector, gpu, load_detector
 from engine.device_plan import DeviceNetwork
-from engine.gpu import first_range, load_on_gpu, map_count, network_bytes, open_tensorrt
+from engine.gpu import build_ahead, first_range, load_on_gpu, map_count, network_bytes, open_tensorrt
 from engine.half import halved
 from engine.spec import ModelSpec, file_sha256
 from tests.cuda_on_cpu import HostDevice
@@ -194,6 +195,49 @@ class TestNetwork:
             assert opened.backend == f"{edition.name} f16"
         assert seen[0] == seen[1]
         assert len(list(cache.folder.glob("*.engine"))) == 1
+
+
+class TestAhead:
+    """Engines are built for real by the installed TensorRT; only to load them takes a GPU."""
+
+    @pytest.fixture(autouse=True)
+    def gpus(self, edition, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(gpu, "obstacle", lambda: None)
+        monkeypatch.setattr(gpu, "usable_gpus", lambda: (0, 1))
+        monkeypatch.setattr(gpu, "CupyDevice", lambda index, memory_MB: HostDevice({}))
+        monkeypatch.setattr("engine.tensorrt_network._Engine", lambda *arguments: None)
+
+    def test_what_was_built_ahead_is_what_is_loaded_later(self, tiny_model, tmp_path, monkeypatch):
+        built = build_ahead(tiny_model)
+        assert list(built) == [HostDevice.name]  # one engine for two GPUs of a kind
+        assert built[HostDevice.name].parent == tmp_path / "atomstream" / "engines"
+        assert built[HostDevice.name].stat().st_size > 1000
+
+        def refuse(*arguments, **options):
+            raise AssertionError("built once more")
+
+        monkeypatch.setattr("engine.tensorrt_network.build", refuse)
+        with load_on_gpu(ModelSpec.read(tiny_model), tiny_model.parent) as loaded:
+            assert loaded.backend.endswith("f16, CPU sm_0")
+        assert build_ahead(tiny_model) == built
+        with pytest.raises(AssertionError, match="built once more"):  # another precision is another engine
+            build_ahead(tiny_model, "f32")
+
+    def test_a_cache_that_cannot_be_written_to_is_an_error(self, tiny_model, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.raises(FileError, match="expected to keep the engine there, got none"):
+            build_ahead(tiny_model)
+
+    def test_without_a_gpu_or_tensorrt_it_says_so(self, tiny_model, monkeypatch):
+        for name in ("tensorrt", "tensorrt_rtx"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ModelError, match=r"Expected TensorRT, got .*: pip install"):
+            build_ahead(tiny_model)
+        monkeypatch.setattr(gpu, "obstacle", lambda: "driver: none: install it")
+        with pytest.raises(ModelError, match="Expected a GPU that can be used, got driver: none: install it"):
+            build_ahead(tiny_model)
 
 
 @pytest.mark.gpu

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import Frame, FrameError, load_detector
+from engine import Frame, FrameError, ModelError, load_detector
 from engine.device_plan import PLACES
 from engine.errors import DeviceError
 from engine.gpu_detector import DeviceMaps, GpuDetector
 from engine.network import Maps, OpenVinoNetwork
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec
-from tests.cuda_on_cpu import OnDevice
+from tests.cuda_on_cpu import Foreign, OnDevice
 
 
 class HostNetwork:
@@ -288,14 +288,18 @@ class TestPipeline:
 class TestPixelsOfOthers:
     """In-process callers hand over what they have."""
 
-    def test_what_lies_on_the_gpu_is_not_brought_down(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
+    @pytest.mark.parametrize("held_by", [OnDevice, Foreign])
+    def test_what_lies_on_the_gpu_is_not_brought_down(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, held_by
+    ):
         frame = some_frame(draw_frame)
         detector = make(tiny_model)
-        atoms = detector.detect(Frame(OnDevice(frame.pixels), frame.sampling_A))
+        atoms = detector.detect(Frame(held_by(frame.pixels), frame.sampling_A))
         np.testing.assert_allclose(atoms.positions, reference.detect(frame).positions, atol=0.02)
         uploads = [entry for entry in cuda_on_cpu.log if entry[1:] == (detector._uploads,)]
         # It waits for the caller's own stream: what makes the pixels may still be running.
         assert [entry[0] for entry in uploads] == ["follow", "copy", "record"]
+        assert "upload" not in [entry[0] for entry in cuda_on_cpu.log]
 
     @pytest.mark.parametrize("shape", [(8, 8), (3, 64, 64)])
     def test_it_is_checked_as_any_other(self, make, tiny_model, shape):
@@ -321,28 +325,35 @@ class TestPixelsOfOthers:
 class TestTrouble:
     def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
         def full(stream):
-            if len(detector._device_network.sizes) < 3:
+            if len(detector._device_network.sizes) < 2:
                 raise FrameError("no_memory", "GPU expects free memory, got none: free some")
 
-        detector = make(tiny_model, full, memory_MB=4 * 64 * 4 * 1200 * 48 / 1e6)
-        frame = some_frame(draw_frame, (1200, 48))
-        for _ in range(2):
-            with pytest.raises(FrameError, match="GPU expects free memory"):
-                detector.detect(frame)
-        detector._most_pixels = 800 * 48
-        assert len(detector.detect(frame)) > 100
-        assert detector._device_network.sizes == [(1200, 48), (1200, 48), (800, 48)]
+        detector = make(tiny_model, full)
+        frame = some_frame(draw_frame, (1500, 48))
+        with pytest.raises(FrameError, match="GPU expects free memory") as caught:
+            detector.detect(frame)
+        assert caught.value.reason == "no_memory"
+        expected = make(tiny_model).detect(frame)
+        atoms = detector.detect(frame)
+        assert detector._device_network.sizes == [(1504, 48), (752, 48)]
+        assert len(atoms) == len(expected) > 100
 
-    def test_out_of_memory_halves_what_is_run_at_once(self, make, tiny_model, draw_frame):
+    def test_strips_never_shrink_to_what_cannot_be_cut(self, make, tiny_model, draw_frame):
+        """Memory that others took may be free again: frames are dropped until then, not for ever."""
+        is_full = True
+
         def full(stream):
-            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            if is_full:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
 
         detector = make(tiny_model, full)
-        before = detector._most_pixels
-        with pytest.raises(FrameError):
-            detector.detect(some_frame(draw_frame))
-        assert detector._most_pixels == before // 2
-        assert not detector._plans
+        frames = [some_frame(draw_frame), some_frame(draw_frame, (1500, 48))]
+        for frame in frames * 5:
+            with pytest.raises(FrameError, match="got none: free some"):
+                detector.detect(frame)
+        is_full = False
+        for frame in frames:
+            assert len(detector.detect(frame)) > 10
 
     def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
         detector = make(tiny_model)
@@ -388,6 +399,20 @@ class TestTrouble:
                 detector.detect(frame)
         assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
         assert detector.backend == "openvino f32"
+
+    def test_a_cpu_that_cannot_take_over_is_an_error_of_the_device(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        def no_cpu():
+            raise ModelError("tiny.onnx: expected a weight file, got no such file: reinstall the model")
+
+        detector = make(tiny_model, fallback=no_cpu)
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", lost)
+        with pytest.raises(DeviceError, match=r"cudaErrorDevice.*; nor can the CPU take over: tiny\.onnx"):
+            detector.detect(some_frame(draw_frame))
 
     def test_without_a_fallback_it_is_an_error(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
         detector = make(tiny_model)

@@ -80,6 +80,15 @@ class TestBuild:
         with pytest.raises(ModelError, match="Expected sizes that grow"):
             built(edition, network, (ShapeRange((64, 64), (32, 32), (16, 16)),))
 
+    def test_float32_is_not_rounded_to_tf32(self, edition):
+        from engine.tensorrt_build import _round_nothing
+
+        parts = edition.module
+        config = parts.Builder(edition.logger()).create_builder_config()
+        assert config.get_flag(parts.BuilderFlag.TF32)  # which is why it has to be said
+        _round_nothing(edition, config)
+        assert not config.get_flag(parts.BuilderFlag.TF32)
+
     def test_a_build_that_fails_says_why(self, edition, network):
         with pytest.raises(ModelError, match=r"to build an engine, got .*no optimization profile"):
             built(edition, network, ())

@@ -150,6 +150,24 @@ class TestCache:
             TensorRtNetwork(fake.device, source, (ANY,))
         assert [call[0] for call in fake.calls].count("build") == 2
 
+    @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: b"\0" * 99])
+    def test_a_damaged_file_never_reaches_the_runtime(self, fake, damage, caplog):
+        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        path = fake.source.cache.folder / fake.source.key((ANY,)).file_name
+        path.write_bytes(damage(path.read_bytes()))
+        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        assert [call[0] for call in fake.calls] == ["build", "load", "build", "load"]
+        assert len({call for call in fake.calls if call[0] == "load"}) == 1
+        assert "built again" in caplog.text
+
+    def test_an_engine_of_another_gpu_in_its_place_is_built_again(self, fake):
+        other = replace(fake.source, gpu="L4 sm_89")
+        TensorRtNetwork(fake.device, other, (ANY,))
+        folder = fake.source.cache.folder
+        (folder / other.key((ANY,)).file_name).rename(folder / fake.source.key((ANY,)).file_name)
+        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        assert [call[0] for call in fake.calls] == ["build", "load", "build", "load"]
+
     def test_a_cached_engine_that_does_not_load_is_built_again(self, fake, caplog):
         fake.source.cache.store(fake.source.key((ANY,)), b"of another driver")
         TensorRtNetwork(fake.device, fake.source, (ANY,))
@@ -175,6 +193,7 @@ class TestOtherSizes:
         network.bind(3, *arrays(512, 256))(3)
         network.ready((64, 64))  # the first engine stays
         exact = (ShapeRange((512, 256), (512, 256), (512, 256)),)
+        assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
         assert [call[1] for call in fake.calls if call[0] == "build"] == [(ANY,), exact]
 
     def test_a_build_that_fails_is_told_with_the_frame(self, fake):
@@ -183,9 +202,12 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="it is being built"):
             network.ready((512, 512))
         network._building.join()
-        with pytest.raises(FrameError, match="got no room") as caught:
-            network.ready((512, 512))
-        assert caught.value.reason == "no_engine"
+        for _ in range(3):  # and not tried again with every frame
+            with pytest.raises(FrameError, match="got no room: free GPU memory, then restart") as caught:
+                network.ready((512, 512))
+            assert caught.value.reason == "no_engine"
+        assert [call[0] for call in fake.calls].count("build") == 2
+        network.ready((64, 64))
 
     def test_a_size_that_was_not_made_ready_is_no_crash(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))

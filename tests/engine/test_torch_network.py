@@ -8,7 +8,8 @@ import pytest
 import torch
 from onnx import helper
 
-from engine import ModelError
+from engine import FrameError, ModelError
+from engine.errors import DeviceError
 from engine.half import halved
 from engine.network import OpenVinoNetwork
 from engine.shipped import find_spec, list_models
@@ -61,6 +62,51 @@ def test_its_name_says_torch():
     assert network.backend == f"torch {torch.__version__} f16"
     assert not network.capturable
     network.close()
+
+
+def test_on_a_gpu_float32_is_not_rounded_to_tf32():
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32"
+    try:
+        TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "meta")  # nothing is run
+        assert convolutions.fp32_precision == "ieee"
+    finally:
+        convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(torch.OutOfMemoryError, FrameError), (torch.AcceleratorError, DeviceError)]
+)
+def test_errors_of_the_gpu_are_ours_in_one_line(monkeypatch, error, kind):
+    def fail(pixels):
+        raise error("CUDA error:\nunspecified")
+
+    network = TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "cpu")
+    monkeypatch.setattr(network, "run", fail)
+    enqueue = network.bind(1, np.zeros((1, 1, 16, 16), np.float32), np.zeros((1, 6, 8, 8), np.float32))
+    with pytest.raises(kind, match=r"xpect.*, got CUDA error: unspecified: "):
+        enqueue(1)
+
+
+@pytest.mark.parametrize("options", [{"num_outputs": 2}, {}])
+def test_a_split_into_parts_or_by_sizes(options):
+    sizes = [] if options else ["sizes"]
+    nodes = [
+        helper.make_node("Split", ["frame", *sizes], ["most", "rest"], axis=1, **options),
+        helper.make_node("Concat", ["rest", "most"], ["maps"], axis=1),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "split",
+        [value("frame", 1, ["N", 3, "H", "W"])],
+        [value("maps", 1, ["N", 3, "h", "w"])],
+        [onnx.numpy_helper.from_array(np.array([2, 1]), "sizes")],
+    )
+    network = TorchNetwork(HostDevice({}), helper.make_model(graph).SerializeToString(), "f32", "cpu")
+    image = torch.from_numpy(pixels(4, 4, 3))
+    assert torch.equal(network.run(image), image[:, [2, 0, 1]])  # of three in two parts the last is the smaller
 
 
 def test_an_operation_it_is_not_told_of_is_named():

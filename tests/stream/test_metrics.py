@@ -70,6 +70,13 @@ def test_build_and_process(metrics: Metrics) -> None:
     assert "_created" not in text
 
 
+def test_another_device_takes_the_place_of_the_first(metrics: Metrics) -> None:
+    metrics.computing_on("openvino f32")
+    lines = [line for line in generate_latest(metrics.registry).decode().splitlines() if "build_info{" in line]
+    assert len(lines) == 1
+    assert 'backend="openvino f32"' in lines[0]
+
+
 def test_served_on_loopback(metrics: Metrics) -> None:
     with metrics.serve("127.0.0.1", 0) as server:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=30) as answer:

@@ -20,10 +20,16 @@ import pytest
 import zmq
 from rich.console import Console
 
+from engine import load_detector
+from engine.errors import DeviceError
+from engine.gpu_detector import GpuDetector
+from engine.spec import ModelSpec
 from stream import serve
 from stream.cli import main
 from stream.config import ServeConfig
 from stream.messages import encode
+from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
+from tests.engine.test_gpu_detector import HostNetwork
 from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
 
 ATOMSTREAM = (sys.executable, "-c", "import sys; from stream.cli import main; sys.exit(main())")
@@ -108,6 +114,54 @@ def test_ports_in_use_are_one_line(tiny_model: Path, capsys: pytest.CaptureFixtu
             err = capsys.readouterr().err
             assert err.startswith(f"atomstream: {option}: expected ")
             assert err.count("\n") == 1
+
+
+class TestLostDevice:
+    """The GPU's own detector on a device that is lost with the first frame it should wait for."""
+
+    @pytest.fixture
+    def serve_with(
+        self,
+        cuda_on_cpu: HostDevice,  # noqa: F811
+        tiny_model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> Any:
+        """A function (fallback, frames) -> exit status, stdout, stderr."""
+
+        def lost(*arguments: object) -> None:
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", lost)
+
+        def run(fallback: Any, frames: int) -> tuple[int, str, str]:
+            spec = ModelSpec.read(tiny_model)
+            network = HostNetwork(cuda_on_cpu, tiny_model, spec)
+            detector = GpuDetector(spec, cuda_on_cpu, network, fallback=fallback)
+            monkeypatch.setattr(serve, "load_detector", lambda *arguments: detector)
+            with sending(frames) as endpoint:
+                more = ("--policy", "lossless", "--stop-after-frames", "5", "--json")
+                status = main(arguments(tiny_model, endpoint, *more))
+            said = capsys.readouterr()
+            return status, said.out, said.err
+
+        return run
+
+    def test_ends_it_where_nothing_may_take_over(self, serve_with: Any) -> None:
+        status, out, err = serve_with(None, 1)
+        assert status == 1  # of 5 frames that it should stop after 1 came: it is the loss that ended it
+        assert err.splitlines()[-1] == (
+            "atomstream: GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart"
+        )
+        summary = json.loads(out.splitlines()[-1])
+        assert (summary["received"], summary["dropped"]) == (1, {"internal": 1})
+
+    def test_goes_on_on_the_cpu_where_it_may(self, serve_with: Any, tiny_model: Path) -> None:
+        status, out, _ = serve_with(lambda: load_detector(tiny_model, precision="f32", threads=1), 5)
+        assert status == 0
+        summary = json.loads(out.splitlines()[-1])
+        assert (summary["processed"], summary["dropped"]) == (5, {})
+        assert summary["backend"] == "openvino f32"
 
 
 class TestFile:

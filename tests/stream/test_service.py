@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from engine import load_detector
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DeviceError, FrameError
 from engine.frame import Frame
 from stream.config import ServeConfig
 from stream.messages import Result, encode
@@ -260,6 +260,58 @@ class TestHostile:
             wait_until(lambda: peers.service.accounting.totals().received == 4)
             gate.open.set()
             assert [peers.next("atoms").header["dose_total_e_A2"] for _ in range(2)] == [10, 40]
+
+
+class TestDevice:
+    """What a GPU may do to the service."""
+
+    def test_once_it_is_lost_for_good_the_service_says_so(self) -> None:
+        def lost(prepared: object) -> None:
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        with bench(FakeDetector(before_infer=lost), policy="lossless") as peers:
+            assert peers.service.lost is None
+            peers.send(1)
+            assert peers.until_settled(1) == {"internal": 1}
+            fault = peers.next("event").header
+            assert (fault["event"], fault["reason"]) == ("fault", "device")
+            assert fault["message"] == peers.service.lost
+        assert "cudaErrorDeviceUnavailable" in str(peers.service.lost)
+
+    def test_when_another_device_takes_over_results_and_an_event_name_it(self) -> None:
+        detector = FakeDetector(backend="tensorrt 11 f16, H200")
+        with bench(detector, policy="lossless") as peers:
+            peers.send(1)
+            assert peers.next("atoms").header["backend"] == "tensorrt 11 f16, H200"
+            detector.backend = "openvino f32"
+            for number in (2, 3):
+                peers.send(number)
+            peers.until_settled(3)
+            peers.stop()
+            told: list[str] = []
+            while told[-1:] != ["The service is stopping"]:
+                header = peers.next("atoms", "event").header
+                told.append(header["backend"] if "backend" in header else header["message"])
+        assert told.count("openvino f32") == 2
+        said = "Computing with openvino f32 from now on, no longer with tensorrt 11 f16, H200"
+        assert told.count(said) == 1
+        assert peers.service.lost is None
+
+    @pytest.mark.parametrize("reason", ["no_engine", "no_memory"])
+    def test_what_it_cannot_take_yet_is_a_drop_with_a_reason(self, reason: str) -> None:
+        refused: list[object] = []
+
+        def not_yet(prepared: object) -> None:
+            if len(refused) < 3:
+                refused.append(prepared)
+                raise FrameError(reason, "GPU expects something else, got this: wait")
+
+        with bench(FakeDetector(before_infer=not_yet), policy="lossless", frames_at_once=1) as peers:
+            for number in range(5):
+                peers.send(number)
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [3, 4]
+            assert peers.until_settled(5) == {reason: 3}
+            assert peers.service.lost is None
 
 
 class TestSeries:
