@@ -123,7 +123,8 @@ class _Lazy:
     def __getitem__(self, number: int) -> NDArray[Any]:
         part = self._array[number]
         # In this thread: the files are small, and other threads have work.
-        return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+        # COPY: of what the reader has mapped, which whoever writes the file may still cut off.
+        return np.array(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
 
 class _Single:
