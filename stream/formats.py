@@ -163,8 +163,9 @@ def _read_vendor(path: Path, reader: str) -> Movie:
     images = [one for one in read(str(path), lazy=True) if _is_image(one)]
     if not images:
         raise FileError(f"{path}: expected images, got none: is it a spectrum?")
-    # The first is the picture; an EMD of Velox also holds what was derived from it.
-    array, axes = images[0]["data"], images[0]["axes"]
+    # The first is the picture; an EMD of Velox also holds what was derived from it, as a complex Fourier transform.
+    picture = next((one for one in images if one["data"].dtype.kind != "c"), images[0])
+    array, axes = picture["data"], picture["axes"]
     array = array[None] if array.ndim == 2 else array
     return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]))
 
