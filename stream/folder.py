@@ -82,6 +82,11 @@ class Folder:
         """How long to wait before the next look: never are more than half of the seconds spent on looking."""
         return max(self._settle_s / 2, self._took_s)
 
+    @property
+    def waiting(self) -> int:
+        """Files that are not complete yet, or to be tried again."""
+        return sum(entry.due_s < math.inf for entry in self._entries.values())
+
     def look(self) -> list[Path]:
         """Files to try now. Every one is to be answered by `done` or `retry`."""
         now_s = self._clock()

@@ -60,7 +60,8 @@ class Follower:
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        return f"{self.files} files sent, skipped: {reasons or 'none'}"
+        waiting = f", {self._folder.waiting} not complete yet" if self._folder.waiting else ""
+        return f"{self.files} files sent, skipped: {reasons or 'none'}{waiting}"
 
     def _file(self, path: Path) -> Iterator[Exposure]:
         """What is new in a file. One that cannot be read is tried again, for it may not be complete, or is skipped."""
