@@ -1,4 +1,4 @@
-# Atomstream on the CPU: one image for `serve`, `overlay` and the simulated `camera`.
+# Atomstream on the CPU: one image for `serve`, `overlay`, the simulated `camera` and, with a folder on /data, `record`.
 #   docker build -t atomstream .
 #   docker run --rm -p 127.0.0.1:5556:5556 atomstream serve --input tcp://CAMERA:5555 --output tcp://0.0.0.0:5556
 # deploy/compose.yaml runs all of it with Prometheus and Grafana.
@@ -11,7 +11,8 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY stream stream
 COPY training training
-RUN pip install --no-cache-dir --constraint constraints.txt .
+# With what DECTRIS detectors and compressed frames need, and the recorder; readers of vendors' files, under the GPL, not.
+RUN pip install --no-cache-dir --constraint constraints.txt '.[dectris,record]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/atomstream /opt/atomstream

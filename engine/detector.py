@@ -159,7 +159,8 @@ class Detector:
     def settle(self, frame: Frame) -> None:
         """Compile for frames of this shape and sampling now, not once they keep coming; blocks. Call `check` before.
 
-        The last digits of an answer depend on what was compiled: settled first, they no longer depend on when.
+        The last digits of an answer depend on what was compiled: settled first, they no longer depend on when. A shape
+        that does not compile is told once, and its frames run as if nobody had asked.
         """
         if isinstance(self._network, OpenVinoNetwork):
             self._network.settle(self.prepare(frame).pixels.shape)

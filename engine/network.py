@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from engine.errors import ModelError
 
 MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination
 _SETTLED = 4  # so many frames of one shape in a row, and the network is compiled for it alone
+
+_LOG = logging.getLogger("atomstream")
 
 Requests = SimpleQueue[ov.InferRequest]  # of one compiled network, those that are free
 
@@ -130,6 +133,8 @@ class OpenVinoNetwork:
         self._choosing = Lock()
         self._settling: Thread | None = None
         self._seen: tuple[tuple[int, ...], int] = ((), 0)
+        self._unsettled: set[tuple[int, ...]] = set()  # shapes that do not compile
+        self._closed = False
         self.backend = f"openvino {precision}"
 
     def infer(self, pixels: NDArray[np.float32]) -> Maps:
@@ -150,8 +155,13 @@ class OpenVinoNetwork:
 
     @contextmanager
     def request(self, shape: tuple[int, ...]) -> Iterator[ov.InferRequest]:
-        """What runs inputs of this shape best at the moment, for the caller alone; blocks while all are taken."""
+        """What runs inputs of this shape best at the moment, for the caller alone; blocks while all are taken.
+
+        ModelError once the network is closed.
+        """
         with self._choosing:
+            if self._closed:
+                raise ModelError("Expected a network that is open, got one that was closed: load the model again")
             requests = self._best(shape)
         request = requests.get()
         try:
@@ -164,17 +174,31 @@ class OpenVinoNetwork:
         settled = self._settled  # read once: the thread that compiles may replace it at any moment
         if settled is not None and settled[0] == shape:
             return settled[1]
-        if self._seen[1] >= _SETTLED and (self._settling is None or not self._settling.is_alive()):
+        ready = self._settling is None or not self._settling.is_alive()
+        if self._seen[1] >= _SETTLED and ready and shape not in self._unsettled:
             self._settling = Thread(target=self.settle, args=(shape,), name="compile", daemon=True)
             self._settling.start()
         return self._any
 
     def settle(self, shape: tuple[int, ...]) -> None:
-        """Compile for this shape; blocks. The shape settled before is dropped."""
-        self._settled = (shape, self._compile(shape))
+        """Compile for this shape; blocks. The shape settled before is dropped.
+
+        Where that fails it is told, once for each shape, and the network for any shape goes on.
+        """
+        if shape in self._unsettled:
+            return
+        try:
+            self._settled = (shape, self._compile(shape))
+        except (RuntimeError, MemoryError) as error:
+            self._unsettled.add(shape)
+            cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            told = "Expected the network to compile for %s, got %s: frames of this shape run on the one for any shape"
+            _LOG.warning(told, " x ".join(map(str, shape)), cause)
 
     def close(self) -> None:
-        """Free the compiled networks."""
+        """Free the compiled networks; whoever calls `infer` later is told."""
+        with self._choosing:
+            self._closed = True
         if self._settling is not None:
             self._settling.join()
         self._settled, self._any = None, SimpleQueue()

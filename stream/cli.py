@@ -20,7 +20,7 @@ from engine.errors import AtomstreamError, ConfigError
 from stream.config import did_you_mean
 
 COMMANDS = (
-    *("detect", "serve", "replay", "camera", "watch", "overlay"),
+    *("detect", "serve", "replay", "follow", "camera", "watch", "overlay"),
     *("record", "export", "analyze", "models", "doctor", "demo"),
 )
 

@@ -152,6 +152,34 @@ def _stack(array: NDArray[Any]) -> NDArray[Any]:
     return array[None] if array.ndim == 2 else array
 
 
+class _Consecutive:
+    """Frames one after the other in a file, each read when asked for.
+
+    Not mapped: where the program that writes the file cuts it off, a mapped page that is gone ends the whole process.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], offset: int, shape: Sequence[int]) -> None:
+        self._path, self._dtype, self._offset, self._shape = path, dtype, offset, tuple(shape)
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        pixels = math.prod(self._shape[1:])
+        start = self._offset + range(len(self))[number] * pixels * self._dtype.itemsize
+        frame = np.fromfile(self._path, self._dtype, pixels, offset=start)
+        if frame.size != pixels:
+            raise ValueError(f"{frame.size} of the {pixels} pixels of frame {number}")
+        return frame.reshape(self._shape[1:])
+
+
+def _unmapped(path: Path, stack: NDArray[Any]) -> Frames:
+    """What a reader has mapped, without the map; not in Fortran's order, which interleaves the frames."""
+    if not isinstance(stack, np.memmap) or not stack.flags.c_contiguous:
+        return stack
+    return _Consecutive(path, stack.dtype, stack.offset, stack.shape)
+
+
 def _read_npy(path: Path) -> Recording:
     with path.open("rb") as file:
         if file.read(len(_NPY)) != _NPY:  # else numpy takes it for a pickle, and advises to load it unsafely
@@ -159,7 +187,7 @@ def _read_npy(path: Path) -> Recording:
     # Mapped, a size in the header that the file does not have is an error and no allocation.
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     frames = _stack(array)
-    return _recording(path, frames, frames.shape, frames.dtype)
+    return _recording(path, _unmapped(path, frames), frames.shape, frames.dtype)
 
 
 def _read_mrc(path: Path) -> Recording:
@@ -168,7 +196,7 @@ def _read_mrc(path: Path) -> Recording:
     # Programs that know no pixel size write 0, or 1 exactly.
     square = math.isclose(*voxel_A, rel_tol=1e-4) and not math.isclose(voxel_A[0], 1, rel_tol=1e-6)
     known = square and PLAUSIBLE_A[0] < voxel_A[0] < PLAUSIBLE_A[1]
-    return _recording(path, frames, frames.shape, frames.dtype, voxel_A[0] if known else None)
+    return _recording(path, _unmapped(path, frames), frames.shape, frames.dtype, voxel_A[0] if known else None)
 
 
 def _read_png(path: Path) -> Recording:
@@ -209,7 +237,7 @@ def _read_tiff(path: Path) -> Recording:
         sampling_A = _tiff_sampling_A(tiff)
         if series.dataoffset is not None and not coloured:
             dtype = np.dtype(series.dtype).newbyteorder("<" if tiff.byteorder == "<" else ">")
-            frames: Frames = np.memmap(path, dtype, "r", series.dataoffset, shape)
+            frames: Frames = _unmapped(path, np.memmap(path, dtype, "r", series.dataoffset, shape))
         elif len(series.pages) == shape[0] and len(tiff.series) == 1:
             frames = _TiffPages(series)
         else:
@@ -260,3 +288,4 @@ _READERS: dict[str, Callable[[Path], Recording]] = {
     ".mrc": _read_mrc,
     **dict.fromkeys(SUFFIXES, _read_other),
 }
+KINDS = tuple(_READERS)

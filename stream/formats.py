@@ -123,7 +123,8 @@ class _Lazy:
     def __getitem__(self, number: int) -> NDArray[Any]:
         part = self._array[number]
         # In this thread: the files are small, and other threads have work.
-        return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+        # COPY: of what the reader has mapped, which whoever writes the file may still cut off.
+        return np.array(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
 
 class _Single:
@@ -162,8 +163,9 @@ def _read_vendor(path: Path, reader: str) -> Movie:
     images = [one for one in read(str(path), lazy=True) if _is_image(one)]
     if not images:
         raise FileError(f"{path}: expected images, got none: is it a spectrum?")
-    # The first is the picture; an EMD of Velox also holds what was derived from it.
-    array, axes = images[0]["data"], images[0]["axes"]
+    # The first is the picture; an EMD of Velox also holds what was derived from it, as a complex Fourier transform.
+    picture = next((one for one in images if one["data"].dtype.kind != "c"), images[0])
+    array, axes = picture["data"], picture["axes"]
     array = array[None] if array.ndim == 2 else array
     return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]))
 

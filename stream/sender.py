@@ -1,6 +1,6 @@
 """Frames out as acquisition software sends them: PUB or PUSH, bind or connect, at a steady rate. The caller's thread.
 
-Shared by `camera` and `replay`, which only make the frames.
+Shared by `camera`, `replay` and `follow`, which only make the frames.
 """
 
 from __future__ import annotations
@@ -133,9 +133,10 @@ def run_sender(
     return 0
 
 
-def add_sender_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sender_arguments(parser: argparse.ArgumentParser, rate_Hz: float = 25.0) -> None:
     """The flags of a sender."""
-    parser.add_argument("--rate", type=_rate, default=25.0, help="frames a second; 0: as fast as they are taken (25)")
+    rate = f"frames a second; 0: as fast as they are taken ({rate_Hz:g})"
+    parser.add_argument("--rate", type=_rate, default=rate_Hz, help=rate)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--bind", default=ENDPOINT, metavar="ENDPOINT", help=f"wait for receivers here ({ENDPOINT})")
     where.add_argument("--connect", metavar="ENDPOINT", help="or go to a receiver that waits there")

@@ -4,6 +4,7 @@ import configparser
 import json
 import re
 import shlex
+import tomllib
 from itertools import combinations
 from pathlib import Path
 
@@ -112,7 +113,13 @@ class TestImage:
         assert f"http://127.0.0.1:{ServeConfig().metrics_port}/metrics" in self.text
 
     def test_live_use_only_as_pinned(self):
-        assert "pip install --no-cache-dir --constraint constraints.txt ." in self.text
+        (extras,) = re.findall(r"^RUN pip install .*--constraint constraints.txt '\.\[(.*)\]'$", self.text, re.M)
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        pinned = (ROOT / "constraints.txt").read_text()
+        assert extras.split(",") == ["dectris", "record"]
+        for extra in extras.split(","):
+            for requirement in project[extra]:
+                assert re.search(rf"^{re.split('[<>=!]', requirement)[0]}==", pinned, re.M)
 
 
 class TestUnits:

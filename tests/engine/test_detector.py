@@ -123,6 +123,22 @@ class TestDetect:
                 triplets.detect(frame)
 
 
+class TestSettle:
+    def test_one_that_fails_is_told_once_and_costs_no_frame(self, tiny_model, draw_frame, caplog, monkeypatch):
+        frame = draw_frame((96, 96), [(40.3, 30.8)])
+        with load_detector(tiny_model, precision="f32") as loaded:
+            expected = loaded.detect(frame).positions
+
+            def refuse(shape):
+                raise RuntimeError("no room")
+
+            monkeypatch.setattr(loaded._network, "_compile", refuse)
+            for _ in range(6):
+                loaded.settle(frame)
+                np.testing.assert_array_equal(loaded.detect(frame).positions, expected)
+        assert len(caplog.messages) == 1
+
+
 class TestCheck:
     def test_a_frame_within_the_ranges_gives_no_warning(self, tiny):
         frame = Frame(np.zeros((100, 100)), 0.1, dose_e_A2=1e4, defocus_A=(100.0,), voltage_kV=80)

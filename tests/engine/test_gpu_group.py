@@ -9,7 +9,7 @@ from engine.gpu_detector import GpuDetector
 from engine.gpu_group import GpuGroup
 from engine.spec import ModelSpec
 from tests.cuda_on_cpu import HostDevice
-from tests.engine.test_gpu_detector import HostNetwork, some_frame
+from tests.engine.host_network import HostNetwork, some_frame
 
 
 @pytest.fixture

@@ -87,6 +87,41 @@ def test_shapes_that_alternate_do_not_drive_each_other_out(network):
     assert core.shapes == []
 
 
+class FailingCore(CountingCore):
+    """Compiles for any shape, and for none in particular."""
+
+    def compile_model(self, model, device, options):
+        self.shapes.append(tuple(model.inputs[0].partial_shape))
+        raise RuntimeError("Exception from src/core:\n[CPU] no room\n")
+
+
+def test_a_shape_that_does_not_compile_is_told_once_and_runs_all_the_same(network, caplog):
+    core = network._core = FailingCore(network._core)
+    image = pixels(32, 32)
+    answers = []
+    for _ in range(9):
+        answers.append(network.infer(image).values)
+        if network._settling is not None:
+            network._settling.join()
+    network.settle((1, 1, 32, 32))
+    assert len(core.shapes) == 1
+    (told,) = caplog.messages
+    assert told.startswith("Expected the network to compile for 1 x 1 x 32 x 32, got [CPU] no room: ")
+    for answer in answers:
+        np.testing.assert_array_equal(answer, answers[0])
+    network.settle((1, 1, 16, 16))
+    assert len(core.shapes) == len(caplog.messages) == 2
+
+
+def test_a_closed_network_says_so(tiny_model):
+    network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6)
+    network.infer(pixels(32, 32))
+    network.close()
+    network.close()
+    with pytest.raises(ModelError, match="Expected a network that is open, got one that was closed: load"):
+        network.infer(pixels(32, 32))
+
+
 def test_the_answer_does_not_depend_on_the_shapes_before(network):
     image = pixels(32, 32)
     first = network.infer(image).values
@@ -99,9 +134,7 @@ def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model
     network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=1)
     core = network._core = CountingCore(network._core)
     network.settle((1, 1, 16, 16))
-    assert core.options == [
-        {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
-    ]
+    assert core.options == [{"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}]
     with network.request((1, 1, 16, 16)) as request:
         compiled = request.get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import pickle
 import struct
 import warnings
@@ -207,6 +208,25 @@ class TestBadFiles:
             recording[1]
             with pytest.raises(FileError, match="expected a readable file of frames"):
                 recording[2]
+
+    @pytest.mark.parametrize("suffix", [".npy", ".tif", ".mrc"])
+    def test_a_file_cut_off_while_it_is_read(self, tmp_path: Path, suffix: str) -> None:
+        """Were it mapped, the process would end."""
+        path, frames = tmp_path / f"a{suffix}", np.ones((3, 64, 64), np.uint16)
+        if suffix == ".tif":
+            tifffile.imwrite(path, frames, photometric="minisblack")
+        else:
+            {".npy": np.save, ".mrc": write_mrc}[suffix](path, frames)
+        with read_frames(path) as recording:
+            os.truncate(path, 12_000)
+            assert recording[0].sum() == 64 * 64
+            with pytest.raises(FileError, match=r"got \d+ of the 4096 pixels of frame 1"):
+                recording[1].sum()
+
+    def test_npy_in_the_order_of_fortran(self, tmp_path: Path) -> None:
+        for array in (STACK, STACK[0]):
+            np.save(tmp_path / "a.npy", np.asfortranarray(array))
+            np.testing.assert_array_equal(frames_of(tmp_path / "a.npy"), array.reshape(-1, 4, 5))
 
     @pytest.mark.parametrize("suffix", [".npy", ".tif", ".png", ".mrc"])
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

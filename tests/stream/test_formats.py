@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -123,6 +124,39 @@ def write_emd(path: Path, pixels: NDArray[Any]) -> None:
     rsciio.emd.file_writer(str(path), signal | {"learning_results": {}, "models": None, "package_info": {}})
 
 
+def write_velox(
+    path: Path, images: dict[str, NDArray[Any]], height_nm: float = NM, width_nm: float = NM, scan: bool = False
+) -> None:
+    """Images as Velox lays them out: (H, W, T) and, for every frame, a column of JSON; lengths in metres."""
+    metadata: dict[str, Any] = {
+        "Core": {"MetadataDefinitionVersion": "7.9"},
+        "Instrument": {"InstrumentClass": "Titan", "InstrumentId": "1"},
+        "BinaryResult": {
+            "DetectorIndex": "0",
+            "PixelSize": {"width": str(width_nm * 1e-9), "height": str(height_nm * 1e-9)},
+            "Offset": {"x": "0", "y": "0"},
+            "PixelUnitX": "m",
+            "PixelUnitY": "m",
+        },
+        "Detectors": {"Detector-0": {"DetectorName": "BM-Ceta", "ExposureTime": "0.04"}},
+        "Scan": {"FrameTime": "0.5"} if scan else {},
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": "1700000000"}},
+        "Optics": {"AccelerationVoltage": "300000"},
+    }
+    said = json.dumps(metadata).encode()
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Version", data=[b'{"format": "Velox", "version": "11"}'], dtype=h5py.string_dtype())
+        for name, pixels in images.items():
+            frames = pixels if pixels.ndim == 3 else pixels[None]
+            group = file.create_group(f"Data/Image/{name}")
+            data = np.moveaxis(frames, 0, -1)
+            group.create_dataset("Data", data=data, chunks=(*data.shape[:2], 1))
+            column = np.zeros((65_536, len(frames)), np.uint8)
+            column[: len(said)] = np.frombuffer(said, np.uint8)[:, None]
+            group.create_dataset("Metadata", data=column)
+            group["FrameLookupTable"] = np.arange(len(frames))
+
+
 def write_hdf5(path: Path, pixels: NDArray[Any]) -> None:
     with h5py.File(path, "w") as file:
         file["entry/data/frames"] = pixels
@@ -176,6 +210,41 @@ class TestGood:
     ) -> None:
         write_dm(tmp_path / "a.dm4", STACK, scale, units)
         assert read(tmp_path / "a.dm4")[1] == (sampling_A and pytest.approx(sampling_A))
+
+
+class TestVelox:
+    UUID = "2a1c7f0b52a84d0e9b7d3f6a1c5e8d47"
+
+    @pytest.mark.parametrize("scan", [False, True])
+    @pytest.mark.parametrize("frames", [1, 3])
+    def test_frames_and_their_pixel_size(self, tmp_path: Path, frames: int, scan: bool) -> None:
+        write_velox(tmp_path / "a.emd", {self.UUID: STACK[:frames]}, scan=scan)
+        pixels, sampling_A = read(tmp_path / "a.emd")
+        np.testing.assert_array_equal(pixels, STACK[:frames])
+        assert pixels.dtype == np.uint16
+        assert sampling_A == pytest.approx(0.125)
+
+    def test_rows_are_rows(self, tmp_path: Path) -> None:
+        """H and W differ, and so may their pixels: then the size is not beyond doubt."""
+        write_velox(tmp_path / "a.emd", {self.UUID: STACK}, height_nm=2 * NM)
+        pixels, sampling_A = read(tmp_path / "a.emd")
+        assert pixels.shape == (3, 4, 5)
+        assert sampling_A is None
+
+    def test_what_was_derived_from_the_picture_is_not_taken_for_it(self, tmp_path: Path) -> None:
+        parts = np.dtype([("realFloatHalfEven", "<f4"), ("imagFloatHalfEven", "<f4")])
+        write_velox(tmp_path / "a.emd", {"0" * 32: np.ones((4, 3), parts), self.UUID: STACK})
+        np.testing.assert_array_equal(read(tmp_path / "a.emd")[0], STACK)
+
+    def test_half_written_or_without_an_image(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.emd"
+        write_velox(path, {})
+        with pytest.raises(FileError, match="expected "):
+            read_frames(path)
+        write_velox(path, {self.UUID: STACK})
+        path.write_bytes(path.read_bytes()[:40_000])
+        with pytest.raises(FileError, match="expected "), read_frames(path) as recording:
+            list(recording)
 
 
 class TestOneView:

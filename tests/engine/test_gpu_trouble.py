@@ -1,0 +1,117 @@
+"""The GPU's detector where memory runs out, an engine is missing, or the device is lost; on the CPU."""
+
+import numpy as np
+import pytest
+
+from engine import Frame, FrameError, ModelError, load_detector
+from engine.device_plan import PLACES
+from engine.errors import DeviceError
+from tests.engine.host_network import expect_same_atoms, some_frame
+
+
+class TestTrouble:
+    def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
+        def full(stream):
+            if len(detector._device_network.sizes) < 2:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full)
+        frame = some_frame(draw_frame, (1500, 48))
+        with pytest.raises(FrameError, match="GPU expects free memory") as caught:
+            detector.detect(frame)
+        assert caught.value.reason == "no_memory"
+        expected = make(tiny_model).detect(frame)
+        atoms = detector.detect(frame)
+        assert detector._device_network.sizes == [(1504, 48), (752, 48)]
+        assert len(atoms) == len(expected) > 100
+
+    def test_strips_never_shrink_to_what_cannot_be_cut(self, make, tiny_model, draw_frame):
+        """Memory that others took may be free again: frames are dropped until then, not for ever."""
+        is_full = True
+
+        def full(stream):
+            if is_full:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full)
+        frames = [some_frame(draw_frame), some_frame(draw_frame, (1500, 48))]
+        for frame in frames * 5:
+            with pytest.raises(FrameError, match="got none: free some"):
+                detector.detect(frame)
+        is_full = False
+        for frame in frames:
+            assert len(detector.detect(frame)) > 10
+
+    def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+        detector = make(tiny_model)
+        detector.detect(some_frame(draw_frame))
+        zeros = cuda_on_cpu.zeros
+
+        def scarce(shape, dtype):
+            if detector._plans:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            return zeros(shape, dtype)
+
+        monkeypatch.setattr(cuda_on_cpu, "zeros", scarce)
+        assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
+        assert len(detector._plans) == 1
+
+    def test_a_size_without_an_engine_does_not_shrink_anything(self, make, tiny_model, draw_frame):
+        detector = make(tiny_model)
+
+        def not_yet(size):
+            raise FrameError("no_engine", "GPU expects an engine, got none yet: wait")
+
+        detector._device_network.ready = not_yet
+        before = detector._most_pixels
+        for _ in range(2 * PLACES):
+            with pytest.raises(FrameError, match="none yet"):
+                detector.detect(some_frame(draw_frame))
+        assert detector._most_pixels == before
+
+    @pytest.mark.parametrize("step", ["upload", "wait", "synchronize"])
+    def test_a_lost_device_hands_over_to_the_cpu(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, step
+    ):
+        detector = make(tiny_model, fallback=lambda: load_detector(tiny_model, precision="f32"))
+        frame = some_frame(draw_frame)
+        expect_same_atoms(detector, reference, frame)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, step, lost)
+        if step == "wait":  # the frame itself is not at hand any more: it is dropped, the next is not
+            with pytest.raises(FrameError, match="the CPU takes over"):
+                detector.detect(frame)
+        assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
+        assert detector.backend == "openvino f32"
+
+    def test_a_cpu_that_cannot_take_over_is_an_error_of_the_device(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        def no_cpu():
+            raise ModelError("tiny.onnx: expected a weight file, got no such file: reinstall the model")
+
+        detector = make(tiny_model, fallback=no_cpu)
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", lost)
+        with pytest.raises(DeviceError, match=r"cudaErrorDevice.*; nor can the CPU take over: tiny\.onnx"):
+            detector.detect(some_frame(draw_frame))
+
+    def test_without_a_fallback_it_is_an_error(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+        detector = make(tiny_model)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", lost)
+        with pytest.raises(DeviceError, match="cudaErrorDeviceUnavailable"):
+            detector.detect(some_frame(draw_frame))
+
+    def test_frames_far_outside_are_refused_as_ever(self, make, tiny_model):
+        with pytest.raises(FrameError) as caught:
+            make(tiny_model).detect(Frame(np.zeros((64, 64)), 5.0))
+        assert caught.value.reason == "sampling_out_of_range"
