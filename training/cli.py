@@ -52,7 +52,7 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
 
 
 def _store(recipe: Recipe, folder: Path, count: int, seed: int) -> None:
-    from training import exit_waves, structures
+    from training import exit_waves
 
     with _bar() as bar:
         task = bar.add_task(folder.name, total=count)
@@ -60,8 +60,7 @@ def _store(recipe: Recipe, folder: Path, count: int, seed: int) -> None:
             folder,
             count,
             seed,
-            lambda rng: structures.sheet(recipe.sheets, rng),
-            recipe.sheets.cell_A,
+            recipe.structures.draw,
             recipe.images.voltage_kV,
             lambda done: bar.update(task, completed=done),
         )
@@ -132,14 +131,15 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             recipe.images,
             seed,
             options.frames,
+            recipe.doses_e_A2,
             progress=lambda done: bar.update(task, completed=done),
         )
-        backend = detector.backend
-    table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report")
+        backend, classes = detector.backend, detector.spec.classes
+    table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report", classes)
     spec = ModelSpec.read(model)
+    keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     figures = {
-        f"{dose} e/A^2": {key: round(row[key], 4) for key in ("f1", "rmse_pm", "bound_pm") if isfinite(row[key])}
-        for dose, row in table.items()
+        f"{dose} e/A^2": {key: round(row[key], 4) for key in keys if isfinite(row[key])} for dose, row in table.items()
     }
     replace(spec, measured={**spec.measured, backend: figures}).write(model)
     for dose, row in table.items():

@@ -7,21 +7,9 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from training.optics import frequencies, wavelength_A
+from training.scattering import carbon_phase
 
-# REF: Doyle and Turner, Acta Cryst. A24 (1968) 390: electron scattering of carbon, sum of a exp(-b s^2), s = k / 2
-_CARBON = ((0.7307, 36.9951), (1.1951, 11.2966), (0.4563, 2.8139), (0.1247, 0.3456))
-_REST_ENERGY_KEV = 510.99895
 _ATOMS_A3 = 0.09  # amorphous carbon of 1.8 g/cm^3
-
-
-def carbon_phase(shape: tuple[int, int], sampling_A: float, voltage_kV: float) -> NDArray[np.float32]:
-    """Fourier transform of the phase one carbon atom puts on the wave, in rad A^2, on the grid of frequencies()."""
-    ky, kx = frequencies(shape, sampling_A)
-    s2 = (ky * ky + kx * kx) / 4
-    amplitude = sum(a * np.exp(-b * s2) for a, b in _CARBON)
-    gamma = 1 + voltage_kV / _REST_ENERGY_KEV
-    return np.asarray(amplitude * gamma * wavelength_A(voltage_kV), np.float32)
 
 
 def contaminate(

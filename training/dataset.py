@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.prepare import prepare
 from training.exit_waves import Specimen
-from training.imaging import ImageRanges, Shot, shoot
+from training.imaging import Shot, shoot
+from training.ranges import ImageRanges
 from training.recipes.recipe import Recipe
 from training.targets import targets
 
@@ -19,7 +20,10 @@ _FIELD_MARGIN_A = (1.0, 8.0)  # the frame is larger than what the network sees o
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """(VIEWS, 1, S, S) frames and (VIEWS, 6, S/2, S/2) targets: heat, dy, dx, near, covered, weight."""
+    """(VIEWS, C, S, S) frames and (VIEWS, 6, S/2, S/2) targets: heat, dy, dx, near, covered, weight.
+
+    Of a recipe with several classes a seventh: the class of the nearest site.
+    """
 
     def __init__(self, specimens: list[Specimen], recipe: Recipe, first: int = 0):
         self.specimens, self.recipe, self.first = specimens, recipe, first
@@ -60,11 +64,11 @@ def crop(shot: Shot, recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[
     if rng.random() < 0.5:
         pixels, covered = pixels[:, ::-1], covered[::-1]
         positions = positions * [-1, 1] + [size - 1, 0]
-    answer = targets(positions, covered, spec.stride, spec.sampling_A)
-    maps = np.concatenate(
-        [answer.heat[None], answer.offset, answer.near[None], answer.covered[None], answer.weight[None]]
-    )
-    return np.ascontiguousarray(pixels), maps
+    answer = targets(positions, shot.class_id, covered, spec.stride, spec.sampling_A)
+    maps = [answer.heat, *answer.offset, answer.near, answer.covered, answer.weight]
+    if len(spec.classes) > 1:
+        maps.append(answer.class_id)
+    return np.ascontiguousarray(pixels), np.stack(maps)
 
 
 def loader(

@@ -6,13 +6,53 @@ Such a frame holds no information on where its atoms are; it is neither trained 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from training.scattering import strengths
+from training.structures.structure import Sites
+
+# Noise-free images, (N, 2) positions in each, what is there, A/px: can anybody tell the sign?
+Rule = Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float64]], Sites, float], bool]
+
 FIRST_ORDER_A = 2.13
+MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
 LEAST_COSINE = 0.8
+
+
+def graphene_sign(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+) -> bool:
+    """The rule of a single image of graphene."""
+    return decidable(images[0], positions_A[0], sampling_A)
+
+
+def mos2_sign(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+    stride_A: float = 9.0,
+) -> bool:
+    """The rule of a focal series of MoS2: what its stronger images say together has the true sign.
+
+    A contrast that passes zero within the series is weak in one image and speaks in the others; what speaks against
+    the truth, strongly, in one of them is a series that could be another lattice.
+    """
+    weights = strengths(sites)
+    said = []
+    for image, positions in zip(images, positions_A, strict=True):
+        truth = _impulses(positions, image.shape, sampling_A, weights / weights.max(initial=1.0))
+        said.append(_invariant(image - image.mean(), truth, sampling_A, stride_A, MOS2_FIRST_ORDER_A))
+    cosine, sign, weight = np.concatenate(said, axis=1)
+    return bool(weight.sum() > 0 and (cosine * sign).sum() >= LEAST_COSINE * weight.sum())
 
 
 def decidable(
@@ -39,17 +79,26 @@ def decidable(
     return abs(mean) >= LEAST_COSINE and mean * true_sign > 0
 
 
-def _impulses(positions_A: NDArray[np.float64], shape: tuple[int, int], sampling_A: float) -> NDArray[np.float32]:
-    """Atoms as unit impulses at their nearest pixel."""
+def _impulses(
+    positions_A: NDArray[np.float64],
+    shape: tuple[int, ...],
+    sampling_A: float,
+    weights: NDArray[np.float64] | float = 1.0,
+) -> NDArray[np.float32]:
+    """Atoms as impulses at their nearest pixel."""
     at = np.floor(positions_A / sampling_A).astype(int)
-    at = at[np.all((at >= 0) & (at < shape), axis=1)]
+    inside = np.all((at >= 0) & (at < shape), axis=1)
     out = np.zeros(shape, np.float32)
-    out[at[:, 0], at[:, 1]] = 1
+    out[at[inside, 0], at[inside, 1]] = np.broadcast_to(weights, len(at))[inside]
     return out
 
 
 def _invariant(
-    image: NDArray[np.float32], truth: NDArray[np.float32], sampling_A: float, stride_A: float
+    image: NDArray[np.float32],
+    truth: NDArray[np.float32],
+    sampling_A: float,
+    stride_A: float,
+    first_order_A: float = FIRST_ORDER_A,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """For each window: cosine of the phase sum (+1 bright atoms), true sign of the contrast times weight, weight.
 
@@ -63,7 +112,7 @@ def _invariant(
     window = gauss[:, None] * gauss[None, :]
     rows = range(0, max(1, image.shape[0] - size + 1), step)
     cols = range(0, max(1, image.shape[1] - size + 1), step)
-    triples = _triples(size, sampling_A)
+    triples = _triples(size, sampling_A, first_order_A)
     found = []
     for y in rows:
         for x in cols:
@@ -79,9 +128,9 @@ def _invariant(
     return values[:, 0], np.sign(values[:, 1]) * values[:, 2], values[:, 2]
 
 
-def _triples(size: int, sampling_A: float) -> NDArray[np.intp]:
+def _triples(size: int, sampling_A: float, first_order_A: float) -> NDArray[np.intp]:
     """Index triples of reflections g1 + g2 + g3 = 0 on the first-order ring, for every orientation: (A, 3, 2)."""
-    radius = size * sampling_A / FIRST_ORDER_A
+    radius = size * sampling_A / first_order_A
     angles = np.arange(0, np.pi / 3, 0.35 / radius)
     turn = angles[:, None] + 2 * np.pi / 3 * np.arange(3)
     first = np.rint(radius * np.stack([np.sin(turn[:, :2]), np.cos(turn[:, :2])], axis=-1)).astype(np.intp)

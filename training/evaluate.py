@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
 from training.exit_waves import Specimen
-from training.imaging import ImageRanges, Shot, shoot
-from training.score import Score, score
+from training.imaging import Shot, shoot
+from training.ranges import ImageRanges
+from training.score import Score, f1, score
 
 DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)
 FIELD_A = (45.0, 51.0)
@@ -30,6 +31,7 @@ class Result:
     score: Score
     shot: Shot
     atoms: Atoms
+    label: str = ""  # of the specimen
 
     @property
     def sigma_pm(self) -> NDArray[np.float32]:
@@ -39,14 +41,12 @@ class Result:
     def above(self, threshold: float) -> Result:
         """The same frame judged with the atoms of at least this score."""
         atoms = self.atoms.select(self.atoms.score >= threshold)
-        return judge(self.shot, atoms, self.number, self.dose_e_A2, self.bound_pm)
+        return judge(self.shot, atoms, self.number, self.dose_e_A2, self.bound_pm, self.label)
 
 
 def evaluation_ranges(ranges: ImageRanges) -> ImageRanges:
     """All optics and pixel sizes, atoms as stored; no dirt, bent sheets or stretched pictures: they have no bound."""
-    return replace(
-        ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0, displacement_A=0.0
-    )
+    return replace(ranges, contamination_chance=0.0, uneven_focus_chance=0.0, eight_bit_chance=0.0, displacement_A=0.0)
 
 
 def evaluate(
@@ -66,23 +66,23 @@ def evaluate(
         for dose in doses:
             rng = np.random.default_rng((seed, number, 1))  # the specimen itself was drawn from (seed, number)
             (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
-            if np.isnan(bound_at_1):
+            if ranges.thin and np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
-            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A))
-            results.append(judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose)))
+            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask))
+            results.append(judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label))
         progress(number + 1)
     return results
 
 
-def judge(shot: Shot, atoms: Atoms, number: int, dose_e_A2: float, bound_pm: float) -> Result:
+def judge(shot: Shot, atoms: Atoms, number: int, dose_e_A2: float, bound_pm: float, label: str = "") -> Result:
     """Found atoms against the shot's truth."""
-    found = atoms.positions.astype(np.float64)
-    judged = score(shot.positions_px, found, shot.view.sampling_A, shot.frame.shape)
-    return Result(number, dose_e_A2, bound_pm, shot.decidable, judged, shot, atoms)
+    found, sampling_A = atoms.positions.astype(np.float64), shot.view.sampling_A
+    judged = score(shot.positions_px, found, sampling_A, shot.frame.shape, shot.class_id, atoms.class_id)
+    return Result(number, dose_e_A2, bound_pm, shot.decidable, judged, shot, atoms, label)
 
 
-def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
-    """Figures a dose, over the decidable frames; undecidable ones are counted apart."""
+def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+    """Figures a dose, over decidable frames; undecidable ones are counted apart. Each of several classes has an F1."""
     table = {}
     for dose in sorted({r.dose_e_A2 for r in results}, reverse=True):
         rows = [r for r in results if r.dose_e_A2 == dose]
@@ -104,6 +104,35 @@ def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
             "undecidable": len(unsure),
             "undecidable_f1": _mean([r.score.f1 for r in unsure]),
         }
+        if len(classes) > 1:
+            of_class = class_f1(sure)
+            table[f"{dose:g}"] |= {f"f1_{name}": of_class.get(k, float("nan")) for k, name in enumerate(classes)}
+    return table
+
+
+def class_f1(results: list[Result]) -> dict[int, float]:
+    """F1 of each class over all frames, counts pooled; a class that is nowhere, and claimed nowhere, is left out."""
+    total: dict[int, NDArray[np.int64]] = {}
+    for result in results:
+        for class_id, counts in result.score.counts.items():
+            total[class_id] = total.get(class_id, np.zeros(4, np.int64)) + counts
+    return {
+        class_id: f1(right / max(1, found), hit / max(1, true))
+        for class_id, (right, found, hit, true) in sorted(total.items())
+        if found or true
+    }
+
+
+def by_label(results: list[Result]) -> dict[str, dict[str, float]]:
+    """Mean F1 of the decidable frames, of each kind of specimen at each dose; empty where all are of one kind."""
+    labels = sorted({r.label for r in results})
+    if len(labels) < 2:
+        return {}
+    table: dict[str, dict[str, float]] = {}
+    for label in labels:
+        rows = [r for r in results if r.label == label and r.decidable]
+        doses = sorted({r.dose_e_A2 for r in rows}, reverse=True)
+        table[label] = {f"{dose:g}": _mean([r.score.f1 for r in rows if r.dose_e_A2 == dose]) for dose in doses}
     return table
 
 
@@ -118,7 +147,8 @@ def _mean(values: list[float]) -> float:
 
 
 def _median(values: list[float]) -> float:
-    return float(np.nanmedian(values)) if values else float("nan")
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else float("nan")
 
 
 def _rms(parts: list[NDArray[np.float64]]) -> float:

@@ -18,24 +18,26 @@ from torch import Tensor, nn
 from engine import ModelSpec, load_detector
 from engine.prepare import prepare
 from engine.spec import file_sha256
-from training.evaluate import FIELD_A, evaluate, sigma_ratio
+from training.evaluate import FIELD_A, Result, class_f1, evaluate, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
 from training.quantise_gpu import quantise_for_gpu
 from training.recipes.recipe import Recipe
-from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA
+from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _CALIBRATION_FRAMES = 60
-_CALIBRATION_DOSES = (1e5, 3e4, 1e4, 3e3)
 _AS_GOOD = 0.001  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
-_ORDER = (HEAT, HEAT, DY, DX, LOG_SIGMA, COVERED)  # which raw channel each map is made of
+_ORDER = (HEAT, HEAT, DY, DX, LOG_SIGMA, COVERED)  # which raw channel each map is made of; classes follow
 _PEAK = 1
 
 
 class Exported(nn.Module):
-    """(N, C, H, W) normalised frames to (N, 6, h, w) maps: score, peak, dy, dx, log sigma, contamination."""
+    """(N, C, H, W) normalised frames to (N, 6 + K, h, w) maps: score, peak, dy, dx, log sigma, contamination, classes.
+
+    K is the number of classes, 0 of a network of one.
+    """
 
     is_chance: Tensor
     is_peak: Tensor
@@ -49,8 +51,9 @@ class Exported(nn.Module):
         # The largest square inside the circle of the separation: a wider one would hide atoms across its corners.
         reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A) / math.sqrt(2))
         self.neighbourhood = nn.MaxPool2d(2 * reach + 1, stride=1, padding=reach)
-        is_chance = torch.tensor([channel in (HEAT, COVERED) for channel in _ORDER])
-        is_peak = torch.arange(len(_ORDER)) == _PEAK
+        order = _order(head)
+        is_chance = torch.tensor([channel in (HEAT, COVERED) or channel >= CLASSES for channel in order])
+        is_peak = torch.arange(len(order)) == _PEAK
         self.register_buffer("is_chance", is_chance[:, None, None], persistent=False)
         self.register_buffer("is_peak", is_peak[:, None, None], persistent=False)
 
@@ -132,14 +135,21 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     path = folder / f"{spec.name}.json"
     replace(spec, threshold=float(_THRESHOLDS[0])).write(path)
     with load_detector(path, precision="f32") as detector:
-        results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, _CALIBRATION_DOSES)
+        doses = recipe.doses_e_A2[:-1]  # frames of the faintest say little
+        results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, doses)
     decidable = [r for r in results if r.decidable]
     tried = {t: [r.above(t) for r in decidable] for t in np.round(_THRESHOLDS, 3).tolist()}
-    f1 = {t: np.mean([r.score.f1 for r in rows]) for t, rows in tried.items()}
+    f1 = {t: _mean_f1(rows, spec) for t, rows in tried.items()}
     best = max(t for t in f1 if f1[t] >= max(f1.values()) - _AS_GOOD)
     ratio = sigma_ratio(tried[best])
     # Where no frame is good enough to tell, the network's own sigma stands.
     return replace(spec, threshold=best), math.log(ratio) if ratio > 0 else 0.0
+
+
+def _mean_f1(rows: list[Result], spec: ModelSpec) -> float:
+    """Over frames; of a model of several classes over these, so that rare ones count as much as the others."""
+    of_class = class_f1(rows) if len(spec.classes) > 1 else {}
+    return float(np.mean(list(of_class.values()) or [r.score.f1 for r in rows]))
 
 
 def calibration_inputs(recipe: Recipe, specimens: list[Specimen]) -> list[NDArray[np.float32]]:
@@ -169,15 +179,21 @@ def _from_last_convolution(model: ov.Model) -> list[str]:
     return [op.get_friendly_name() for op in ops[last:]]
 
 
+def _order(head: nn.Conv2d) -> list[int]:
+    """Which raw channel each map is made of."""
+    return [*_ORDER, *range(CLASSES, head.out_channels)]
+
+
 def _in_order(head: nn.Conv2d, log_sigma_offset: float) -> nn.Conv2d:
     """The last convolution with its channels in the order of the maps."""
-    ordered = nn.Conv2d(head.in_channels, len(_ORDER), 1)
+    order = _order(head)
+    ordered = nn.Conv2d(head.in_channels, len(order), 1)
     assert head.bias is not None
     assert ordered.bias is not None
     with torch.no_grad():
-        ordered.weight.copy_(head.weight[list(_ORDER)])
-        ordered.bias.copy_(head.bias[list(_ORDER)])
-        ordered.bias[_ORDER.index(LOG_SIGMA)] += log_sigma_offset
+        ordered.weight.copy_(head.weight[order])
+        ordered.bias.copy_(head.bias[order])
+        ordered.bias[order.index(LOG_SIGMA)] += log_sigma_offset
     return ordered
 
 

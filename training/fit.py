@@ -19,7 +19,7 @@ from engine.network import cpu_precisions
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.recipes.recipe import Recipe
-from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
+from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
 CHECKPOINT_S = 180.0
 WARM_UP = 300  # steps
@@ -37,7 +37,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda" or "bf16" in cpu_precisions()
-    network = UNet(recipe.spec.channels, recipe.widths, recipe.depth).to(device, memory_format=torch.channels_last)
+    network = new_network(recipe).to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-4)
     checkpoint = folder / "checkpoint.pt"
@@ -71,8 +71,13 @@ def fit(
     return average.module.eval()
 
 
+def new_network(recipe: Recipe) -> UNet:
+    """The recipe's network, untrained."""
+    return UNet(recipe.spec.channels, recipe.widths, recipe.depth, len(recipe.spec.classes))
+
+
 def loss_terms(raw: Tensor, maps: Tensor, beta: float = 0.5) -> dict[str, Tensor]:
-    """The three losses of (B, 5, h, w) raw maps against (B, 6, h, w) targets.
+    """The losses of (B, 5 + K, h, w) raw maps against (B, 6 or 7, h, w) targets; that of classes if there are several.
 
     Positions by the likelihood of a Gaussian whose width is answered too, weighted with the width to the power 2 beta:
     0.5 finds what is faint beside what is sharp, 0, the plain likelihood, measures.
@@ -85,20 +90,28 @@ def loss_terms(raw: Tensor, maps: Tensor, beta: float = 0.5) -> dict[str, Tensor
     likelihood = 0.5 * error2 * torch.exp(-2 * log_sigma) + 2 * log_sigma
     likelihood = likelihood * torch.exp(2 * beta * log_sigma.detach())
     dirt = nn.functional.binary_cross_entropy_with_logits(raw[:, COVERED], covered)
-    return {
+    losses = {
         "heat": 10 * (entropy * weight).sum() / weight.sum().clamp(min=1),
         "position": 2 * (likelihood * near).sum() / near.sum().clamp(min=1),
         "contamination": 0.3 * dirt,
     }
+    if raw.shape[1] > CLASSES:
+        losses["class"] = _class_loss(raw[:, CLASSES:], maps[:, 6], near)
+    return losses
+
+
+def _class_loss(raw: Tensor, class_id: Tensor, near: Tensor) -> Tensor:
+    """Each class against all others, so that its map is a probability of its own and needs no other in the graph."""
+    truth = nn.functional.one_hot(class_id.long(), raw.shape[1]).movedim(-1, 1).to(raw.dtype)
+    entropy = nn.functional.binary_cross_entropy_with_logits(raw, truth, reduction="none").sum(dim=1)
+    return (entropy * near).sum() / near.sum().clamp(min=1)
 
 
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
     if not checkpoint.exists():
         raise FileError(f"{checkpoint}: expected a checkpoint, found none: run `atomstream-train fit` first")
-    average = torch.optim.swa_utils.AveragedModel(
-        UNet(recipe.spec.channels, recipe.widths, recipe.depth), use_buffers=True
-    )
+    average = torch.optim.swa_utils.AveragedModel(new_network(recipe), use_buffers=True)
     average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
     return average.module.eval()
 

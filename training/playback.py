@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from training.exit_waves import exit_wave
-from training.structures import BOND_A, LATTICE_A
+from training.structures.graphene import BOND_A, LATTICE_A
 
 SAMPLING_A = 0.2
 STAGES = 16

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from training.evaluate import Result, summarise
+from training.evaluate import Result, by_label, summarise
 from training.score import TOLERANCE_A, match
 
 _WORST = 10
@@ -38,10 +39,10 @@ _HEADINGS = {
 }
 
 
-def write_report(results: list[Result], name: str, folder: Path) -> dict[str, Any]:
-    """Write folder/report.html and folder/report.json; returns the figures."""
+def write_report(results: list[Result], name: str, folder: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Write folder/report.html and folder/report.json; returns the figures. Several classes have one each."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = summarise(results)
+    table = summarise(results, classes)
     (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
     body = [
         f"<h1>{html.escape(name)}</h1>",
@@ -49,6 +50,7 @@ def write_report(results: list[Result], name: str, folder: Path) -> dict[str, An
         "over the whole range of the recipe. F1: one-to-one pairs within 0.5 A. Errors are per axis. Frames whose "
         "contrast nobody could decide are counted apart.</p>",
         _table(table),
+        _labels(by_label(results)),
         _image(_curves(results, table)),
         f"<h2>The {_WORST} worst decidable frames</h2>",
         *(_image(_frame(result)) for result in worst(results)),
@@ -91,12 +93,23 @@ def loss_curves(log: Path, picture: Path) -> None:
 
 
 def _table(table: dict[str, dict[str, float]]) -> str:
-    head = "".join(f"<th>{text}</th>" for text in ("dose, e/A²", *_HEADINGS.values()))
+    keys = list(next(iter(table.values()), _HEADINGS))
+    return _rows(["dose, e/A²", *(_HEADINGS.get(key, key.replace("f1_", "F1 of ")) for key in keys)], table)
+
+
+def _labels(table: dict[str, dict[str, float]]) -> str:
+    """Mean F1 a kind of specimen and dose."""
+    doses = list(dict.fromkeys(dose for row in table.values() for dose in row))
+    filled = {label: {dose: row.get(dose, float("nan")) for dose in doses} for label, row in table.items()}
+    return _rows(["F1 at", *(f"{dose} e/A²" for dose in doses)], filled) if table else ""
+
+
+def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:
     rows = [
-        f"<tr><th>{dose}</th>" + "".join(f"<td>{row[key]:.4g}</td>" for key in _HEADINGS) + "</tr>"
-        for dose, row in table.items()
+        f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>"
+        for name, row in table.items()
     ]
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table><tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>{''.join(rows)}</table>"
 
 
 def _curves(results: list[Result], table: dict[str, dict[str, float]]) -> Figure:
@@ -124,6 +137,8 @@ def _frame(result: Result) -> Figure:
     """The frame, beside it the same with true atoms found, missed and invented."""
     figure, axes = plt.subplots(1, 2, figsize=(14, 7))
     pixels = result.shot.frame.pixels
+    if pixels.ndim == 3:  # positions are those of the middle image
+        pixels = pixels[len(pixels) // 2]
     truth, found = result.shot.positions_px, result.atoms.positions
     pairs = match(truth, found.astype(np.float64), TOLERANCE_A / result.shot.view.sampling_A)
     missed = np.delete(truth, pairs[:, 0], axis=0)

@@ -14,7 +14,11 @@ BORDER_A = 2.0  # atoms closer to the frame's edge are left out on both sides
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """One frame. error_pm is (K, 2), found minus true (y, x) of each pair; row gives the found atom's index."""
+    """One frame. error_pm is (K, 2), found minus true (y, x) of each pair; row gives the found atom's index.
+
+    counts: of each class, right among found, found, right among true, true. Classes pair nothing: a pair of two classes
+    is a right position and wrong in both classes.
+    """
 
     precision: float
     recall: float
@@ -22,6 +26,7 @@ class Score:
     error_pm: NDArray[np.float64]
     row: NDArray[np.intp]
     truth_row: NDArray[np.intp]
+    counts: dict[int, NDArray[np.int64]]
 
     @property
     def rmse_pm(self) -> float:
@@ -49,18 +54,41 @@ def match(truth: NDArray[np.float64], found: NDArray[np.float64], tolerance: flo
     return np.array(pairs, np.intp).reshape(-1, 2)
 
 
-def score(truth: NDArray[np.float64], found: NDArray[np.float64], sampling_A: float, shape: tuple[int, int]) -> Score:
-    """Compare (N, 2) and (M, 2) positions (y, x) in pixels of a frame of `shape`."""
+def score(
+    truth: NDArray[np.float64],
+    found: NDArray[np.float64],
+    sampling_A: float,
+    shape: tuple[int, int],
+    truth_class: NDArray[np.uint8] | None = None,
+    found_class: NDArray[np.uint8] | None = None,
+) -> Score:
+    """Compare (N, 2) and (M, 2) positions (y, x) in pixels of a frame of `shape`; classes, where given, are counted."""
     pairs = match(truth, found, TOLERANCE_A / sampling_A)
     in_truth, in_found = (_inner(rows, BORDER_A / sampling_A, shape) for rows in (truth, found))
-    hit_truth, hit_found = np.zeros(len(truth), bool), np.zeros(len(found), bool)
-    hit_truth[pairs[:, 0]], hit_found[pairs[:, 1]] = True, True
+    hit_truth, hit_found = _hits(pairs, len(truth), len(found))
     precision = float(hit_found[in_found].mean()) if in_found.any() else 1.0
     recall = float(hit_truth[in_truth].mean()) if in_truth.any() else 1.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     kept = pairs[in_truth[pairs[:, 0]]]
     error_pm = (found[kept[:, 1]] - truth[kept[:, 0]]) * sampling_A * 100
-    return Score(precision, recall, f1, error_pm, kept[:, 1], kept[:, 0])
+    counts = {}
+    if truth_class is not None and found_class is not None:
+        alike = pairs[truth_class[pairs[:, 0]] == found_class[pairs[:, 1]]]
+        good_truth, good_found = _hits(alike, len(truth), len(found))
+        for class_id in np.unique(np.concatenate([truth_class, found_class])).tolist():
+            true, claimed = in_truth & (truth_class == class_id), in_found & (found_class == class_id)
+            counts[class_id] = np.array([good_found[claimed].sum(), claimed.sum(), good_truth[true].sum(), true.sum()])
+    return Score(precision, recall, f1(precision, recall), error_pm, kept[:, 1], kept[:, 0], counts)
+
+
+def f1(precision: float, recall: float) -> float:
+    """Their harmonic mean, 0 where both are."""
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _hits(pairs: NDArray[np.intp], truths: int, found: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    hit_truth, hit_found = np.zeros(truths, bool), np.zeros(found, bool)
+    hit_truth[pairs[:, 0]], hit_found[pairs[:, 1]] = True, True
+    return hit_truth, hit_found
 
 
 def _inner(rows: NDArray[np.float64], edge: float, shape: tuple[int, int]) -> NDArray[np.bool_]:

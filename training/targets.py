@@ -16,8 +16,8 @@ REACH_A = 0.65  # cells this near to an atom learn its position
 class Targets:
     """Maps of (h, w) cells.
 
-    heat : 0 to 1; offset : (2, h, w) in network px, cell centre to nearest atom; near : 1 where the offset counts;
-    covered : 0 to 1; weight : 1 where heat counts (0 under contamination).
+    heat : 0 to 1; offset : (2, h, w) in network px, cell centre to nearest site; near : 1 where offset and class count;
+    covered : 0 to 1; weight : 1 where heat counts (0 under contamination); class_id : of the nearest site, 0 elsewhere.
     """
 
     heat: NDArray[np.float32]
@@ -25,15 +25,24 @@ class Targets:
     near: NDArray[np.float32]
     covered: NDArray[np.float32]
     weight: NDArray[np.float32]
+    class_id: NDArray[np.float32]
 
 
-def targets(positions_px: NDArray[np.float64], covered: NDArray[np.float32], stride: int, sampling_A: float) -> Targets:
+def targets(
+    positions_px: NDArray[np.float64],
+    class_id: NDArray[np.uint8],
+    covered: NDArray[np.float32],
+    stride: int,
+    sampling_A: float,
+) -> Targets:
     """Targets of a sample.
 
     Parameters
     ----------
     positions_px : (N, 2)
         True (y, x) in network pixels.
+    class_id : (N,)
+        What is there.
     covered : (H, W)
         Contamination at network pixels, 0 to 1.
     """
@@ -57,4 +66,5 @@ def targets(positions_px: NDArray[np.float64], covered: NDArray[np.float32], str
         near.astype(np.float32),
         hidden.astype(np.float32),
         (hidden < 0.5).astype(np.float32),
+        np.append(class_id[inside], 0)[nearest].reshape(h, w).astype(np.float32),
     )

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 # Channels of the raw output; the exported graph adds the activations and the local-maximum test.
-HEAT, DY, DX, LOG_SIGMA, COVERED = range(5)
+HEAT, DY, DX, LOG_SIGMA, COVERED, CLASSES = range(6)  # from CLASSES on, one for each class if there are several
 
 
 class UNet(nn.Module):
-    """(B, C, H, W) normalised frames to (B, 5, H/2, W/2) raw maps; H and W multiples of 2^levels."""
+    """(B, C, H, W) normalised frames to (B, 5 + K, H/2, W/2) raw maps; H and W multiples of 2^levels.
 
-    def __init__(self, channels: int, widths: tuple[int, ...], depth: tuple[int, ...]):
+    K is the number of classes, 0 of a network of one.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], depth: tuple[int, ...], classes: int = 1):
         super().__init__()
         self.stem = _step(4 * channels, widths[0])
         self.down = nn.ModuleList(_step(a, b, 2) for a, b in pairwise(widths))
@@ -29,7 +32,7 @@ class UNet(nn.Module):
         self.decode = nn.ModuleList(
             nn.Sequential(*(_step(w, w) for _ in range(max(1, 3 - k)))) for k, w in enumerate(widths[:-1])
         )
-        self.head = nn.Conv2d(widths[0], 5, 1)
+        self.head = nn.Conv2d(widths[0], CLASSES + (classes if classes > 1 else 0), 1)
         assert self.head.bias is not None
         with torch.no_grad():
             for rise in self.rise:  # at first every feature counts as it is

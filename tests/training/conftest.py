@@ -11,7 +11,7 @@ import torch
 from tests.training.specimens import CALM, sheet_specimen
 from training import evaluate, export
 from training.exit_waves import Specimen
-from training.imaging import ImageRanges
+from training.ranges import ImageRanges
 from training.recipes.graphene import graphene
 from training.recipes.recipe import Recipe
 
@@ -28,7 +28,7 @@ def recipe() -> Recipe:
     images = ImageRanges(sampling_A=(0.12, 0.4))
     return replace(
         graphene(),
-        sheets=CALM,
+        structures=CALM,
         images=images,
         specimens=2,
         held_out=2,
@@ -53,7 +53,6 @@ def few_frames() -> Iterator[None]:
     """A few small frames for calibration, quantisation and evaluation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "_CALIBRATION_FRAMES", 3)
-        patch.setattr(export, "_CALIBRATION_DOSES", (1e5, 3e4))
         patch.setattr(export, "_QUANTISATION_FRAMES", 4)
         patch.setattr(export, "FIELD_A", (20.0, 22.0))
         patch.setattr(evaluate, "FIELD_A", (20.0, 22.0))

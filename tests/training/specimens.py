@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.contamination import carbon_phase
 from training.exit_waves import SAMPLING_A, Specimen
-from training.imaging import ImageRanges
 from training.optics import frequencies
-from training.structures import SheetRanges, sheet
+from training.ranges import ImageRanges
+from training.scattering import carbon_phase
+from training.structures.graphene import SheetRanges, sheet
+from training.structures.structure import Sites
 
 VOLTAGE_KV = 80.0
 CELL_A = 40.0
@@ -50,7 +51,7 @@ def thin(positions_A: NDArray[np.float64], cell_A: float = CELL_A) -> Specimen:
     )
     spectrum = (along_y @ along_x.T) * carbon_phase((size, size), SAMPLING_A, VOLTAGE_KV)
     phase = np.fft.ifft2(spectrum).real / SAMPLING_A**2
-    return Specimen(np.exp(1j * phase).astype(np.complex64), positions_A)
+    return Specimen(np.exp(1j * phase).astype(np.complex64), Sites.of_carbon(positions_A))
 
 
 def sheet_specimen(seed: int, ranges: SheetRanges = CALM) -> Specimen:

@@ -10,8 +10,10 @@ import pytest
 from tests.training.specimens import ROUND, thin
 from training.bound import position_bound_pm
 from training.exit_waves import SAMPLING_A, Specimen
-from training.imaging import ImageRanges, Shot, project, shoot
+from training.imaging import Shot, shoot
 from training.optics import image_spectrum
+from training.ranges import ImageRanges
+from training.view import project
 
 CELL_A = 20.0
 FIELD_A = (14.0, 14.0)

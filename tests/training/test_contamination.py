@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.contamination import carbon_phase, contaminate
+from training.contamination import contaminate
 from training.exit_waves import SAMPLING_A
 from training.optics import frequencies
+from training.scattering import carbon_phase
 
 SHAPE = (160, 160)
 EMPTY = np.ones(SHAPE, np.complex64)

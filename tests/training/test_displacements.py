@@ -8,13 +8,14 @@ import pytest
 from training.displacements import displaced
 from training.exit_waves import SAMPLING_A, Specimen, exit_wave
 from training.optics import frequencies
+from training.structures.structure import Sites
 
 CELL_A = 24.0
 
 
 def simulated(positions_A: np.ndarray) -> Specimen:
     atoms = np.column_stack([np.zeros(len(positions_A)), positions_A])
-    return Specimen(exit_wave(atoms, (CELL_A, CELL_A), 80.0), positions_A)
+    return Specimen(exit_wave(atoms, (CELL_A, CELL_A), 80.0), Sites.of_carbon(positions_A))
 
 
 def phase(specimen: Specimen) -> np.ndarray:

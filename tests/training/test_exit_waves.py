@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from engine import FileError
 from tests.training.specimens import VOLTAGE_KV, thin
 from training import exit_waves
-from training.contamination import carbon_phase
 from training.exit_waves import SAMPLING_A, exit_wave, read_specimens, simulate
 from training.optics import frequencies
+from training.scattering import carbon_phase
+from training.structures.structure import Sites, Structure
 
 CELL_A = (8.0, 12.0)
 
@@ -68,8 +69,16 @@ class TestExitWave:
         assert np.abs(difference).max() < 0.15 * np.angle(wave).max()
 
     def test_a_heavier_element_turns_the_phase_further(self, one_atom: NDArray[np.complex64]) -> None:
-        gold = exit_wave(np.array([[0.4, 3.0, 7.5]]), CELL_A, VOLTAGE_KV, element="Au")
+        gold = exit_wave(np.array([[0.4, 3.0, 7.5]]), CELL_A, VOLTAGE_KV, numbers=79)
         assert np.angle(gold).max() > 2 * np.angle(one_atom).max()
+
+
+def four_atoms(rng: np.random.Generator) -> Structure:
+    """Two columns of two classes, and a place where an atom is missing."""
+    atoms = rng.random((4, 3))
+    positions = np.concatenate([atoms[:2, 1:], [[0.5, 0.5]]])
+    sites = Sites(positions, np.uint8([0, 1, 3]), (42, 16), np.uint8([[1, 1], [1, 1], [0, 0]]))
+    return Structure(atoms, np.uint8([42, 16, 16, 42]), 2.0, sites, "a kind")
 
 
 class Stored:
@@ -82,14 +91,15 @@ class Stored:
         monkeypatch.setattr(exit_waves, "exit_wave", self._wave)
 
     def run(self, count: int, seed: int = 5) -> None:
-        simulate(self.folder, count, seed, lambda rng: rng.random((4, 3)), 2.0, VOLTAGE_KV, self.done.append)
+        simulate(self.folder, count, seed, four_atoms, VOLTAGE_KV, self.done.append)
 
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
     def _wave(
-        self, atoms: NDArray[np.float64], cell_A: tuple[float, float], voltage_kV: float
+        self, atoms: NDArray[np.float64], cell_A: tuple[float, float], voltage_kV: float, numbers: NDArray[np.uint8]
     ) -> NDArray[np.complex64]:
+        assert numbers.tolist() == [42, 16, 16, 42]
         assert cell_A == (2.0, 2.0)
         assert voltage_kV == VOLTAGE_KV
         self.asked.append(atoms)
@@ -108,7 +118,11 @@ class TestSimulate:
         assert stored.done == [1, 2, 3]
         assert len(specimens) == 3
         for atoms, specimen in zip(stored.asked, specimens, strict=True):
-            np.testing.assert_array_equal(specimen.positions_A, atoms[:, 1:])
+            np.testing.assert_array_equal(specimen.positions_A[:2], atoms[:2, 1:])
+            assert specimen.sites.class_id.tolist() == [0, 1, 3]
+            assert specimen.sites.elements == (42, 16)
+            assert specimen.sites.content.tolist() == [[1, 1], [1, 1], [0, 0]]
+            assert specimen.label == "a kind"
             np.testing.assert_array_equal(specimen.wave, np.complex64(atoms.sum()))
             assert specimen.cell_A == 2.0
 
@@ -140,6 +154,13 @@ class TestSimulate:
         with pytest.raises(KeyboardInterrupt):
             stored.run(1)
         assert stored.files() == {}
+
+    def test_waves_stored_by_version_0_1_are_carbon(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "00000.npz", wave=np.ones((8, 8), np.complex64), positions_A=np.ones((5, 2)))
+        (specimen,) = read_specimens(tmp_path)
+        assert specimen.sites.elements == (6,)
+        assert specimen.sites.content.tolist() == 5 * [[1]]
+        assert not specimen.sites.class_id.any()
 
     def test_half_written_files_are_not_read(self, stored: Stored) -> None:
         stored.run(2)

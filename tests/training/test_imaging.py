@@ -9,8 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.training.specimens import CELL_A, ROUND, thin
+from training.camera import detect
 from training.exit_waves import SAMPLING_A, Specimen
-from training.imaging import ImageRanges, Shot, View, detect, draw_optics, draw_view, project, shoot
+from training.imaging import Shot, draw_optics, shoot
+from training.ranges import ImageRanges
+from training.view import View, draw_view, project
 
 FIELD_A = (20.0, 24.0)
 IDEAL_DETECTOR = replace(

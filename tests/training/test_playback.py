@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from training import playback
 from training.playback import SAMPLING_A, periodic_sheet, write_playback
-from training.structures import BOND_A
+from training.structures.graphene import BOND_A
 
 
 def test_the_sheet_is_graphene_across_its_borders() -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from training.structures import BOND_A, LATTICE_A, SheetRanges, sheet
+from training.structures.graphene import BOND_A, LATTICE_A, SheetRanges, sheet
 
 CELL_A = 40.0
 STILL = SheetRanges(cell_A=CELL_A, strain=0.0, ripple_A=0.0, disorder_A=(0.0, 0.0), perfect_chance=0.0)

@@ -14,7 +14,8 @@ CLEAR = np.zeros(SHAPE, np.float32)
 
 
 def of(positions: list[tuple[float, float]], covered: NDArray[np.float32] = CLEAR) -> Targets:
-    return targets(np.array(positions, np.float64).reshape(-1, 2), covered, 2, SAMPLING_A)
+    at = np.array(positions, np.float64).reshape(-1, 2)
+    return targets(at, np.arange(len(at), dtype=np.uint8), covered, 2, SAMPLING_A)
 
 
 def centres() -> NDArray[np.float64]:
@@ -80,6 +81,12 @@ def test_thin_contamination_still_counts() -> None:
     assert maps.weight.all()
     assert maps.near.any()
     np.testing.assert_allclose(maps.covered, 0.4, rtol=1e-6)
+
+
+def test_each_cell_is_told_the_class_of_its_nearest_site() -> None:
+    maps = of([(10.5, 20.5), (10.5, 28.5), (20.5, 24.5)])
+    assert [maps.class_id[y, x] for y, x in ((5, 10), (5, 11), (5, 14), (5, 13), (10, 12))] == [0, 0, 1, 1, 2]
+    assert not of([]).class_id.any()
 
 
 def test_every_map_is_float32() -> None:

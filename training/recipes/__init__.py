@@ -1,5 +1,6 @@
 """A recipe is a Python function that returns its configuration."""
 
 from training.recipes.graphene import graphene
+from training.recipes.mos2 import mos2
 
-RECIPES = {"graphene": graphene}
+RECIPES = {"graphene": graphene, "mos2": mos2}

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.spec import ModelSpec
-from training.imaging import ImageRanges
+from training.ranges import ImageRanges
 from training.recipes.recipe import Recipe
-from training.structures import SheetRanges
+from training.structures.graphene import SheetRanges
 
 
 def graphene() -> Recipe:
@@ -40,7 +40,7 @@ def graphene() -> Recipe:
     )
     return Recipe(
         spec=spec,
-        sheets=SheetRanges(),
+        structures=SheetRanges(),
         images=images,
         seed=1,
         specimens=640,

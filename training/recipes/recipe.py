@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.spec import ModelSpec
-from training.imaging import ImageRanges
-from training.structures import SheetRanges
+from training.ranges import ImageRanges
+from training.structures.structure import Structures
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Recipe:
     """One trained network, from structures to export."""
 
     spec: ModelSpec
-    sheets: SheetRanges
+    structures: Structures
     images: ImageRanges
     seed: int
     specimens: int
@@ -29,6 +29,7 @@ class Recipe:
     polish: float
     calm: ImageRanges  # what the first `calm_steps` see in place of `images`: easy to tell, quick to learn
     calm_steps: int
+    doses_e_A2: tuple[float, ...] = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports
 
     @property
     def all_steps(self) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, cKDTree
 
+from training.structures.structure import Sites, Structure
+
 BOND_A = 1.42
 LATTICE_A = BOND_A * np.sqrt(3)
 Bonds = NDArray[np.intp]  # (M, 2) indices of atoms
@@ -34,6 +36,11 @@ class SheetRanges:
     ripple_A: float = 1.0
     disorder_A: tuple[float, float] = (0.0, 0.09)
     perfect_chance: float = 0.1
+
+    def draw(self, rng: np.random.Generator) -> Structure:
+        """One sheet, every atom to be found."""
+        atoms = sheet(self, rng)
+        return Structure(atoms, np.full(len(atoms), 6, np.uint8), self.cell_A, Sites.of_carbon(atoms[:, 1:]))
 
 
 def sheet(ranges: SheetRanges, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -58,7 +65,7 @@ def _draw(ranges: SheetRanges, rng: np.random.Generator) -> NDArray[np.float64]:
     if not perfect:
         atoms, bonds = _remove_atoms(atoms, bonds, ranges, area, rng)
     atoms = _relax(atoms, bonds)
-    atoms = _strain(atoms, ranges.strain, rng)
+    atoms = strain(atoms, ranges.strain, rng)
     return _thermal(atoms, ranges, rng)
 
 
@@ -135,14 +142,9 @@ def _remove_atoms(
         if len(rest) == 3 and rng.random() < 0.4:  # one pair bonds: 5-9
             added.append((rest[0], rest[1]))
     while rng.random() < ranges.hole_chance:
-        gone |= _in_hole(atoms, rng.uniform(0, ranges.cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
+        gone |= in_hole(atoms, rng.uniform(0, ranges.cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
     if rng.random() < ranges.edge_chance:
-        angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.3) * ranges.cell_A
-        along = (atoms - ranges.cell_A / 2) @ np.array(
-            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        )
-        rough = 3 * np.sin(along[:, 1] / rng.uniform(4, 10) + rng.uniform(0, 6))
-        gone |= along[:, 0] > depth + rough
+        gone |= beyond_edge(atoms, ranges.cell_A, rng)
     bonds = np.concatenate([bonds, np.array(added, np.intp).reshape(-1, 2)])
     for _ in range(3):  # atoms left hanging on one bond do not survive the beam
         bonds = bonds[~gone[bonds].any(axis=1)]
@@ -157,9 +159,16 @@ def _neighbours(bonds: Bonds, atom: int) -> list[int]:
     return [int(n) for n in np.concatenate([bonds[bonds[:, 0] == atom, 1], bonds[bonds[:, 1] == atom, 0]])]
 
 
-def _in_hole(
-    atoms: Points, centre: NDArray[np.float64], radius_A: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
+def beyond_edge(atoms: Points, cell_A: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """True beyond a rough line across the cell."""
+    angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.3) * cell_A
+    along = (atoms - cell_A / 2) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rough = 3 * np.sin(along[:, 1] / rng.uniform(4, 10) + rng.uniform(0, 6))
+    return np.asarray(along[:, 0] > depth + rough)
+
+
+def in_hole(atoms: Points, centre: NDArray[np.float64], radius_A: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """True in a hole with a wavy outline."""
     away = atoms - centre
     angle = np.arctan2(away[:, 0], away[:, 1])
     wavy = 1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(3 * angle + rng.uniform(0, 6))
@@ -200,7 +209,7 @@ def _second_neighbours(bonds: Bonds, count: int) -> Bonds:
     return np.concatenate(pairs)
 
 
-def _strain(atoms: Points, largest: float, rng: np.random.Generator) -> Points:
+def strain(atoms: Points, largest: float, rng: np.random.Generator) -> Points:
     """A homogeneous strain and a smooth one of a third of its size."""
     matrix = np.eye(2) + rng.uniform(-largest, largest, (2, 2))
     centre = atoms.mean(axis=0)

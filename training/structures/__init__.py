@@ -1,0 +1,1 @@
+"""What specimens are made of. A seed in, a Structure out; one file a family."""
