@@ -43,7 +43,7 @@ class Model:
 @pytest.fixture(scope="module")
 def spots(recipe: Recipe) -> Recipe:
     """A recipe whose frames the analytic network can read."""
-    return replace(recipe, images=SHARP)
+    return replace(recipe, images=SHARP, doses_e_A2=(1e5, 3e4, 1e4))
 
 
 @pytest.fixture(scope="module")

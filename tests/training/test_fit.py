@@ -40,12 +40,12 @@ class TestFit:
         self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         batch = next(iter(loader(specimens, recipe, 0, 0)))
-        monkeypatch.setattr(module, "loader", lambda *_: [batch] * 80)
+        monkeypatch.setattr(module, "loader", lambda *_: [batch] * 160)
         monkeypatch.setattr(module, "WARM_UP", 5)
         shown: list[int] = []
-        fit(specimens, replace(recipe, steps=64, polish_steps=16), tmp_path, 0, lambda step, _: shown.append(step))
+        fit(specimens, replace(recipe, steps=128, polish_steps=32), tmp_path, 0, lambda step, _: shown.append(step))
         logged = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
-        assert shown == [row["step"] for row in logged] == [20, 40, 60, 80]
+        assert shown == [row["step"] for row in logged] == list(range(20, 161, 20))
         assert set(logged[0]) == {"step", "heat", "position", "contamination"}
         network = UNet(1, recipe.widths, recipe.depth)
         before = loss_terms(network(batch[0].flatten(0, 1)), batch[1].flatten(0, 1))
@@ -157,14 +157,14 @@ class TestLosses:
         one, two = (
             loss_terms(raw(log_sigma=log_sigma, dy=float(d)), maps(near=1), beta=beta)["position"] for d in errors
         )
-        plain = 0.5 * (0.2**2 - 0.1**2) / 0.2**2
+        plain = 2 * 0.5 * (0.2**2 - 0.1**2) / 0.2**2  # positions weigh twice
         assert float(two - one) == pytest.approx(plain * expected, rel=1e-4)
 
     def test_the_gradient_of_sigma_is_not_weighted_away(self) -> None:
         answer = raw(log_sigma=-1.0).requires_grad_()
         loss_terms(answer, maps(near=1))["position"].backward()
-        # d/ds of (0 exp(-2 s) + 2 s) exp(s), the last factor held: 2 exp(-1), over 16 cells
-        assert float(answer.grad[0, 3].sum()) == pytest.approx(2 * 0.36788, rel=1e-3)
+        # d/ds of (0 exp(-2 s) + 2 s) exp(s), the last factor held: 2 exp(-1), over 16 cells; positions weigh twice
+        assert float(answer.grad[0, 3].sum()) == pytest.approx(4 * 0.36788, rel=1e-3)
 
     def test_far_from_atoms_offsets_do_not_count(self) -> None:
         assert loss_terms(raw(dy=5.0, log_sigma=1.0), maps())["position"] == 0

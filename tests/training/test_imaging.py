@@ -193,7 +193,7 @@ class TestShoot:
 
     def test_contamination_is_said_and_seen(self, specimens: list[Specimen]) -> None:
         clean, dirty = (
-            shot(specimens[0], replace(ROUND, contamination_chance=p), 2, dose_e_A2=1e4) for p in (0.0, 1.0)
+            shot(specimens[0], replace(ROUND, contamination_chance=p), 4, dose_e_A2=1e4) for p in (0.0, 1.0)
         )
         assert not clean.covered.any()
         assert 0.02 < (dirty.covered > 0.5).mean() < 0.9
