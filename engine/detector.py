@@ -104,6 +104,11 @@ class Detector:
         self._network = network
 
     @property
+    def waits_for_device(self) -> bool:
+        """Whether `prepare` and `locate` mostly wait: threads must not keep each other from them."""
+        return False
+
+    @property
     def backend(self) -> str:
         """Runtime and precision, for example "openvino int8"."""
         return self._network.backend

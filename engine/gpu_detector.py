@@ -117,6 +117,11 @@ class GpuDetector(Detector):
         """Whether another detector has taken over."""
         return self._cpu is not None
 
+    @property
+    def waits_for_device(self) -> bool:
+        """For the GPU, or for one of its places, which only `locate` gives back."""
+        return not self.lost
+
     def take(self, frame: Frame) -> Frame:
         """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""
         if isinstance(frame.pixels, np.ndarray):

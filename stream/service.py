@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -211,14 +211,16 @@ class Service:
     def _locate(self, exposure: Exposure) -> Located:
         begun_s = time.perf_counter()
         # One thread at a time: two that take Python's lock in turns, a hundred times a frame, are slower than one.
-        with self._beside_network:
+        # Not beside a GPU: who prepares may wait for a place that only who locates gives back.
+        beside: AbstractContextManager[Any] = nullcontext() if self._detector.waits_for_device else self._beside_network
+        with beside:
             warnings = self._detector.check(exposure.frame)
             frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
             prepared = self._detector.prepare(frame)
         prepared_s = time.perf_counter()
         maps = self._detector.infer(prepared)
         inferred_s = time.perf_counter()
-        with self._beside_network:
+        with beside:
             atoms = self._detector.locate(frame, prepared, maps)
         return Located(exposure, frame, atoms, warnings, begun_s, prepared_s, inferred_s, time.perf_counter())
 

@@ -51,6 +51,7 @@ class FakeDetector:
 
     spec: ModelSpec = SPEC
     backend: str = "fake f32"
+    waits_for_device: bool = False
     before_infer: Callable[[Prepared], None] = lambda prepared: None
     before_locate: Callable[[Frame], None] = lambda frame: None
     seen: list[Frame] = field(default_factory=list)

@@ -14,9 +14,13 @@ import zmq
 from engine import load_detector
 from engine.errors import ConfigError, DeviceError, FrameError
 from engine.frame import Frame
+from engine.gpu_detector import GpuDetector
+from engine.spec import ModelSpec
 from stream.config import ServeConfig
 from stream.messages import Result, encode
 from stream.service import Service
+from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
+from tests.engine.test_gpu_detector import HostNetwork
 from tests.stream.fakes import ANY_PORT, PATIENCE_S, TRIPLETS, FakeDetector, Gate, bench, wait_until
 from tests.stream.test_dectris_v2 import END, IMAGE, START
 
@@ -296,6 +300,34 @@ class TestDevice:
         said = "Computing with openvino f32 from now on, no longer with tensorrt 11 f16, H200"
         assert told.count(said) == 1
         assert peers.service.lost is None
+
+    def test_a_frame_goes_up_while_another_is_waited_for(
+        self,
+        cuda_on_cpu: HostDevice,  # noqa: F811
+        tiny_model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """And more threads than there are places for frames on the device do not wait for each other for ever."""
+        second_is_up, upload, uploads = threading.Event(), cuda_on_cpu.upload, []
+
+        def count(*arguments: Any) -> None:
+            upload(*arguments)
+            uploads.append(1)
+            if len(uploads) == 2:
+                second_is_up.set()
+
+        def wait(*arguments: Any) -> None:
+            assert second_is_up.wait(PATIENCE_S / 4)
+
+        monkeypatch.setattr(cuda_on_cpu, "upload", count)
+        monkeypatch.setattr(cuda_on_cpu, "synchronize", wait)
+        spec = ModelSpec.read(tiny_model)
+        detector = GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec))
+        with detector, bench(detector, policy="lossless", frames_at_once=4) as peers:  # type: ignore[arg-type]
+            for number in range(24):
+                peers.send(number, np.full((64, 64), 7, np.uint16))
+            assert [peers.next("atoms").header["frame"] for _ in range(24)] == list(range(24))
+            assert peers.until_settled(24) == {}
 
     @pytest.mark.parametrize("reason", ["no_engine", "no_memory"])
     def test_what_it_cannot_take_yet_is_a_drop_with_a_reason(self, reason: str) -> None:
