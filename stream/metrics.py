@@ -50,6 +50,7 @@ class Instruments:
         self.processed = counter("frames_processed", "Frames answered")
         self.dropped = counter("frames_dropped", "Frames that were not answered, by reason", "reason")
         self.missing = counter("frames_missing", "Gaps in the sender's frame numbers")
+        self.uncertain = counter("drift_uncertain", "Triplets whose images may lie a lattice vector off")
         self.stages = histogram("stage_seconds", "Time a frame spent in a stage", "stage")
         self.latency = histogram("latency_seconds", "Sender's timestamp to answer, else arrival")
         self.late = counter("deadline_missed", "Frames answered later than their frame interval")
@@ -83,6 +84,7 @@ class Metrics:
         self._processed = every.processed.labels(source)
         self._dropped = {reason: every.dropped.labels(source, reason) for reason in REASONS}
         self._missing = every.missing.labels(source)
+        self._uncertain = every.uncertain.labels(source)
         self._stages = {stage: every.stages.labels(source, stage) for stage in STAGES}
         self._latency = every.latency.labels(source)
         self._late = every.late.labels(source)
@@ -107,6 +109,10 @@ class Metrics:
     def dropped(self, reason: str, frames: int = 1) -> None:
         """One frame will not be answered, or several alike."""
         self._dropped[reason].inc(frames)
+
+    def doubted(self) -> None:
+        """The images of one more triplet may lie a lattice vector off."""
+        self._uncertain.inc()
 
     def record_gap(self, reason: str, results: int) -> None:
         """So many results will not be in the recording."""

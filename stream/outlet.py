@@ -139,6 +139,7 @@ def status_header(totals: Totals) -> dict[str, Any]:
         "processed": totals.processed,
         "dropped": totals.dropped,
         "missing": totals.missing,
+        "drift_uncertain": totals.drift_uncertain,
         "latency_ms": totals.latency_ms,
         "age_ms": totals.age_ms,
         "in_time": totals.in_time,

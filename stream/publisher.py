@@ -106,7 +106,7 @@ def triplet_header(triplet: Triplet | None) -> dict[str, Any]:
     if triplet is None:
         return {}
     drift_px = [[round(y, 3), round(x, 3)] for y, x in triplet.drift_px]
-    return {"members": triplet.members, "drift_px": drift_px, "drift_certain": triplet.drift_certain}
+    return {"members": triplet.members, "drift_px": drift_px, "drift_certain": triplet.drift_doubt is None}
 
 
 def preview_header(answer: Answer, picture: NDArray[np.uint8]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import zmq
 from engine.detector import Detector
 from engine.errors import FrameError
 from stream.accounting import REASONS, Accounting
-from stream.alignment import Stacker
 from stream.channel import RecordChannel
 from stream.config import ServeConfig
 from stream.exposure import Exposure, Located
@@ -30,6 +29,7 @@ from stream.publisher import Publisher, milliseconds
 from stream.receiver import Receiver
 from stream.references import References
 from stream.slots import BoundedQueue, LatestSlot, Slot, Turns
+from stream.stacker import Stacker
 
 _TICK_S = 0.1  # how soon a thread that waits sees that it should stop
 _FINISH_S = 10.0  # how long policy lossless may go on with what waits once it is told to stop
@@ -71,7 +71,7 @@ class Source:
         spec = detector.spec
         self.accounting = Accounting()
         self.metrics = Metrics(self.name, spec.name, detector.backend, spec.classes, self._slot.__len__, instruments)
-        self._intake = Intake(config, references, self.accounting, self.metrics, triplets=self._stacker is not None)
+        self._intake = Intake(config, references, self.accounting, self.metrics, stacker=self._stacker)
         self._outlet = Outlet(config, spec, lambda: detector.backend, self.accounting, self._flow)
         self._journal = Journal(self._outlet.fault, time.monotonic, self.name)
 
@@ -198,6 +198,9 @@ class Source:
             ready, refused = self._stacker.add(exposure)
             for error in refused:
                 self._refuse(error)
+        if ready is not None and ready.triplet is not None and ready.triplet.drift_doubt is not None:
+            self.accounting.doubted()
+            self.metrics.doubted()
         lost = None if ready is None else self._slot.put(ready)
         if lost is not None:
             self._drop("stopping" if self._stopping.is_set() else "superseded", lost.frames)
@@ -218,7 +221,8 @@ class Source:
 
     def _locate(self, exposure: Exposure) -> Located:
         begun_s = time.perf_counter()
-        warnings = self._detector.check(exposure.frame)
+        doubt = None if exposure.triplet is None else exposure.triplet.drift_doubt
+        warnings = (*self._detector.check(exposure.frame), *([] if doubt is None else [doubt]))
         frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
         prepared = self._detector.prepare(frame)
         prepared_s = time.perf_counter()

@@ -326,6 +326,30 @@ class TestTriplets:
         assert frame.pixels[:, 0, 0].tolist() == [1, 2, 0]
         assert answer.arrays["x"].tolist() == [1]
 
+    def test_the_dose_of_a_repeated_member_is_booked_once(self) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
+            for number in (0, 0, 1, 2, 1):
+                peers.send(number, series="a", dose=10.0)
+            assert peers.next("atoms").header["dose_total_e_A2"] == 30
+            assert peers.until_settled(5) == {"triplet_repeated": 2}
+            assert peers.source.accounting.totals().dose_total_e_A2 == 30
+
+    def test_a_drift_that_may_be_a_lattice_vector_off_is_told_and_counted(self) -> None:
+        rows, columns = np.mgrid[:96, :96]
+        with bench(FakeDetector(TRIPLETS), triplets="count", max_drift=1.6) as peers:
+            for number, shift in enumerate((8, 0, 8)):
+                waves = np.cos((rows - shift) * np.pi / 8) + np.cos(columns * np.pi / 8)
+                peers.send(number, (1000 + 100 * waves).astype(np.uint16))
+            answer = peers.next("atoms").header
+            assert (answer["drift_certain"], len(answer["warnings"])) == (False, 1)
+            assert answer["warnings"][0].startswith("Drift expects one shift that fits best, got another one")
+            while not peers.next("status").header["drift_uncertain"]:
+                pass
+            counted = peers.source.metrics.registry.get_sample_value(
+                "atomstream_drift_uncertain_total", {"source": "camera"}
+            )
+        assert counted == 1
+
     def test_one_message_of_three_images(self) -> None:
         with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
             peers.send(7, np.full((3, 4, 5), 9, np.uint16), defocus=[-50, 0, 50])
