@@ -14,6 +14,8 @@ _REACH = 1.5  # pixels around the coarse peak that are refined
 _STILL = 0.01  # a shift below it is none: moving an image costs some of its finest detail
 _BORDER = 0.05  # of each side fades out
 _PEAKS = 0.5  # weighting of the strongest frequencies, those of the lattice: the others hold mostly noise
+_APART = 2.0  # pixels from one shift to another one, where nothing else is known
+_LITTLE = 0.1  # of the window: where two have less in common, the correlation is mostly noise
 _EIGHT = 8  # sides that Fourier transforms are quick with
 
 
@@ -31,6 +33,23 @@ class Spectrum:
 
     values: NDArray[np.complex64]
     shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How an image lies to another one.
+
+    Attributes
+    ----------
+    shift : (float, float)
+        Brings the moved image back onto the reference, along y and x in pixels.
+    rival : float
+        How well another shift fits in comparison, that lies about as near to where the shift was expected: 1 as well,
+        0 where there is none. Of a lattice every period fits alike, so what is about 1 may be off by one.
+    """
+
+    shift: tuple[float, float]
+    rival: float
 
 
 def spectrum(image: NDArray[np.float32], finest_px: float = 0.0, taper: bool = True) -> Spectrum:
@@ -63,7 +82,7 @@ def register(
     finest_px: float = 0.0,
     around: tuple[float, float] = (0.0, 0.0),
     within_px: float = math.inf,
-) -> tuple[float, float]:
+) -> Registration:
     """The shift that brings a moved image back onto the reference, of images of a lattice in noise.
 
     Parameters
@@ -74,11 +93,22 @@ def register(
 
     Returns
     -------
-    (float, float)
-        Along y and x in pixels. It is measured twice: what is in view of one image only would pull it to zero.
+    Registration
+        The shift is measured twice: what is in view of one image only would pull it to zero.
     """
-    spectra = (spectrum(one, finest_px) for one in (reference, moved))
-    first = measure_shift(*spectra, weighting=_PEAKS, around=around, within_px=within_px)
+    product = _product(spectrum(reference, finest_px), spectrum(moved, finest_px), _PEAKS)
+    if product is None:
+        return Registration((0.0, 0.0), 0.0)
+    correlation = np.abs(np.fft.irfft2(product, s=reference.shape))
+    first = _peak(product, correlation, around, within_px)
+    rival = _rival(correlation, first, around, max(finest_px, _APART))
+    return Registration(_again(reference, moved, first, finest_px), rival)
+
+
+def _again(
+    reference: NDArray[np.float32], moved: NDArray[np.float32], first: tuple[float, float], finest_px: float
+) -> tuple[float, float]:
+    """The shift measured once more, on what both images have in view by the first measurement."""
     whole = round(first[0]), round(first[1])
     height, width = (size - abs(one) for size, one in zip(reference.shape, whole, strict=True))
     if not any(whole) or 2 * height < reference.shape[0] or 2 * width < reference.shape[1]:
@@ -126,17 +156,10 @@ def measure_shift(
     ----------
     Guizar-Sicairos, Thurman, Fienup, Opt. Lett. 33 (2008) 156: the refinement by a matrix product.
     """
-    if reference.shape != moved.shape:
-        raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
-    product = reference.values * moved.values.conj()
-    if not product.any():
+    product = _product(reference, moved, weighting)
+    if product is None:
         return 0.0, 0.0
-    if weighting:
-        strength = np.abs(product)
-        product *= np.maximum(strength / strength.max(), 1e-7) ** weighting
-    coarse = _coarse(product, reference.shape, around, within_px)
-    shift = _refine(product, reference.shape, coarse, _STEPS)
-    return float(shift[0]), float(shift[1])
+    return _peak(product, np.abs(np.fft.irfft2(product, s=reference.shape)), around, within_px)
 
 
 def move(
@@ -176,19 +199,65 @@ def _fading(size: int) -> NDArray[np.float32]:
     return (0.5 - 0.5 * np.cos(np.pi * np.minimum(end, 1))).astype(np.float32)
 
 
-def _coarse(
-    product: NDArray[np.complex64], shape: tuple[int, int], around: tuple[float, float], within_px: float
+def _product(reference: Spectrum, moved: Spectrum, weighting: float) -> NDArray[np.complex64] | None:
+    """Whose transform is the correlation; None where one image is constant."""
+    if reference.shape != moved.shape:
+        raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
+    product = reference.values * moved.values.conj()
+    if not product.any():
+        return None
+    if weighting:
+        strength = np.abs(product)
+        product *= np.maximum(strength / strength.max(), 1e-7) ** weighting
+    return product
+
+
+def _peak(
+    product: NDArray[np.complex64], correlation: NDArray[np.float32], around: tuple[float, float], within_px: float
 ) -> tuple[float, float]:
+    """Where the correlation is highest, to a fraction of a pixel."""
+    coarse = _coarse(correlation, around, within_px)
+    y, x = _refine(product, (correlation.shape[0], correlation.shape[1]), coarse, _STEPS)
+    return float(y), float(x)
+
+
+def _rival(
+    correlation: NDArray[np.float32], best: tuple[float, float], around: tuple[float, float], apart_px: float
+) -> float:
+    """The highest other point that is about as near to `around` as the best, in parts of the best.
+
+    Each is divided by what the two windows have in common at its shift, which says nothing of the specimen.
+    """
+    common = np.outer(*(_common(size) for size in correlation.shape))
+    fits = correlation / np.maximum(common, _LITTLE)
+    from_best, from_around = _distances(correlation.shape, best), _distances(correlation.shape, around)
+    others = (from_best > apart_px) & (from_around <= math.dist(best, around) + apart_px)
+    if not others.any():
+        return 0.0
+    return float(fits[others].max() / fits[from_best <= 1].max())
+
+
+def _distances(shape: tuple[int, ...], shift: tuple[float, float]) -> NDArray[np.float64]:
+    """From a shift to that of each point of a correlation, which is periodic, and so are these."""
+    away = [
+        (np.fft.fftfreq(size, 1 / size) - centre + size / 2) % size - size / 2
+        for size, centre in zip(shape, shift, strict=True)
+    ]
+    return np.asarray(np.hypot(away[0][:, None], away[1][None]))
+
+
+def _common(size: int) -> NDArray[np.float64]:
+    """Of two windows that fade out, moved against each other by every shift: what is in both."""
+    common = np.fft.irfft(np.abs(np.fft.rfft(_fading(size))) ** 2, n=size)
+    return np.asarray(common / common[0])
+
+
+def _coarse(correlation: NDArray[np.float32], around: tuple[float, float], within_px: float) -> tuple[float, float]:
     """The highest pixel of the correlation, no further from `around` than allowed."""
-    correlation = np.abs(np.fft.irfft2(product, s=shape))
+    shape = correlation.shape
     shifts = [np.fft.fftfreq(size, 1 / size) for size in shape]
     if math.isfinite(within_px):
-        # The correlation is periodic, so is the distance from where the shift is expected.
-        away = [
-            (one - centre + size / 2) % size - size / 2 for one, centre, size in zip(shifts, around, shape, strict=True)
-        ]
-        near = away[0][:, None] ** 2 + away[1][None] ** 2 <= max(1.0, within_px) ** 2
-        correlation = np.where(near, correlation, -1.0)
+        correlation = np.where(_distances(shape, around) <= max(1.0, within_px), correlation, np.float32(-1))
     y, x = np.unravel_index(int(np.argmax(correlation)), shape)
     coarse = [float(shifts[0][y]), float(shifts[1][x])]
     if math.isfinite(within_px):

@@ -51,6 +51,8 @@ class Totals:
         Frames by reason; reasons that never came are left out.
     waiting : int
         Received, neither answered nor dropped yet.
+    drift_uncertain : int
+        Triplets whose images may lie a lattice vector off.
     in_time : float or None
         Share of the received frames that were answered within their frame interval; None while no interval is known.
     latency_ms, age_ms : dict or None
@@ -63,6 +65,7 @@ class Totals:
     processed: int
     dropped: dict[str, int]
     missing: int
+    drift_uncertain: int
     waiting: int
     in_time: float | None
     latency_ms: dict[str, float] | None
@@ -84,7 +87,7 @@ class Accounting:
     def __init__(self) -> None:
         self._lock = Lock()
         self._received = self._processed = self._missing = self._in_time = self._judged = self._atoms = 0
-        self._answers = 0
+        self._answers = self._doubted = 0
         self._dropped: dict[str, int] = {}
         self._dose_e_A2: float | None = None
         self._dose_total_e_A2 = 0.0
@@ -107,6 +110,11 @@ class Accounting:
             self._dose_e_A2 = dose_e_A2
             self._dose_total_e_A2 += dose_e_A2 or 0.0
             return self._dose_total_e_A2
+
+    def doubted(self) -> None:
+        """The images of one more triplet may lie a lattice vector off."""
+        with self._lock:
+            self._doubted += 1
 
     def dropped(self, reason: str, frames: int = 1) -> None:
         """One received frame will not be answered, or several alike."""
@@ -136,6 +144,7 @@ class Accounting:
                 processed=self._processed,
                 dropped=dict(self._dropped),
                 missing=self._missing,
+                drift_uncertain=self._doubted,
                 waiting=self._received - self._processed - sum(self._dropped.values()),
                 in_time=round(self._in_time / self._received, 4) if self._judged else None,
                 latency_ms=_percentiles_ms(latencies),

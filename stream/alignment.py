@@ -1,37 +1,37 @@
-"""Exposures of one image in, exposures of three out: gathered, corrected, drift taken out. For the receive thread."""
+"""Three images of one place in, one array of three that lie on each other out: corrected, filled, drift taken out."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.drift import move, register
-from engine.errors import FrameError
-from engine.frame import Frame
 from engine.prepare import fill
-from stream.clock import FrameInterval
-from stream.config import ServeConfig
-from stream.exposure import Exposure, Triplet
 from stream.references import References
-from stream.triplets import Gathered, TripletAssembler
 
 _FINEST_A = 0.8  # an image of a microscope holds nothing finer
 _COARSE_A = 0.25  # drift is measured on pixels of up to this size
 _CONTRADICTION_A = 0.5  # more than the errors of a measurement, less than a vector of any lattice
+_AS_WELL = (
+    0.9  # a rival that fits so well: up to 0.85 with drift below a third of a period, 1 in the middle between two
+)
 _MIDDLE = 1
 _NOWHERE = ((0.0, 0.0),) * 3
+_CONTRADICTS = "Drift expects three shifts that agree, got two that contradict the third"
+_AMBIGUOUS = "Drift expects one shift that fits best, got another one that fits as well, a lattice vector away"
+_REMEDY = "take the three images in less time, or where the specimen has an edge"
 
 Shift = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Image:
+class Image:
     """One image, corrected and filled.
 
     Attributes
@@ -48,136 +48,98 @@ class _Image:
     lost: NDArray[np.bool_] | None
 
 
-class Stacker:
-    """Makes triplets of the frames of one source."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Aligned:
+    """Three images as one.
 
-    def __init__(
-        self, config: ServeConfig, references: References, now: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._assembler = TripletAssembler(config.triplets, config.triplet_timeout)
-        self._references = references
-        self._max_drift_A = config.max_drift
-        self._rolling = config.triplets == "rolling"
-        self._interval = FrameInterval(None if config.frame_interval is None else 3 * config.frame_interval)
-        self._begun = False
-        self._now = now
-        self._before: tuple[int, float, Sequence[Shift]] = (0, 0.0, _NOWHERE)  # epoch, sampling, drift last measured
+    Attributes
+    ----------
+    pixels : (3, H, W) float32
+    mask : (H, W) bool or None
+        True where one of them holds no measurement.
+    drift_px : tuple of (y, x)
+        The shift that was taken out of each, in pixels.
+    doubt : str or None
+        Why one of them may be off by a lattice vector.
+    """
 
-    def add(self, exposure: Exposure) -> tuple[Exposure | None, tuple[Exception, ...]]:
-        """One more exposure: the triplet that is complete with it, and an error for each frame that is given up."""
-        try:
-            whole = exposure.message.pixels.ndim == 3
-            gathered = Gathered((exposure,), 1) if whole else self._assembler.add(exposure)
-        except FrameError as error:
-            return None, (error,)
-        if gathered.members is None:
-            return None, gathered.refused
-        try:
-            return self._stack(gathered.members, gathered.answers), gathered.refused
-        except Exception as error:  # whatever comes, every frame is accounted for
-            return None, (*gathered.refused, *(error,) * gathered.answers)
+    pixels: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    drift_px: tuple[Shift, ...]
+    doubt: str | None
 
-    def expire(self, now_s: float) -> tuple[FrameError, ...]:
-        """Give up what has waited for too long; one error for each frame."""
-        return self._assembler.expire(now_s)
 
-    @property
-    def waiting(self) -> int:
-        """Frames that wait for others."""
-        return self._assembler.waiting
+def read_image(pixels: NDArray[Any], mask: NDArray[np.bool_] | None, references: References) -> Image:
+    """An image (H, W) of any real dtype, corrected, its holes filled. FrameError where the references don't fit."""
+    lost = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else None
+    filled = fill(references.apply(pixels), mask)
+    return Image(filled, mask, lost if lost is not None and lost.any() else None)
 
-    def _stack(self, members: Sequence[Exposure], answers: int) -> Exposure:
-        images = [image for one in members for image in self._images(one)]
-        newest = max(members, key=lambda one: one.message.number)
-        drift_px, certain = self._measure(images, newest)
+
+class Aligner:
+    """Follows the drift of one specimen from triplet to triplet. For one thread.
+
+    Parameters
+    ----------
+    max_drift_A : float
+        Further than this from where it was in the triplet before no drift is looked for; 0: nothing is moved.
+    """
+
+    def __init__(self, max_drift_A: float) -> None:
+        self._max_drift_A = max_drift_A
+        self._before: tuple[Hashable, float, Sequence[Shift]] = (None, 0.0, _NOWHERE)  # series, sampling, drift
+
+    def align(self, images: Sequence[Image], sampling_A: float, series: Hashable) -> Aligned:
+        """Bring the first and the last of three images onto the middle one.
+
+        Parameters
+        ----------
+        series : hashable
+            Drift is followed as long as it and the sampling stay the same.
+        """
+        drift_px, doubt = self._measure([image.pixels for image in images], sampling_A, series)
         moved = [_move(image, shift) for image, shift in zip(images, drift_px, strict=True)]
         masks = [image.mask for image in moved if image.mask is not None]
         pixels = np.stack([image.pixels for image in moved])  # COPY: three images become one array
-        mask = np.any(masks, axis=0) if masks else None
-        numbers = tuple(one.message.number for one in members)
-        return self._as_one(members, newest, pixels, mask, Triplet(numbers, drift_px, certain), answers)
+        return Aligned(pixels, np.any(masks, axis=0) if masks else None, drift_px, doubt)
 
-    def _images(self, exposure: Exposure) -> list[_Image]:
-        pixels, mask = exposure.frame.pixels, exposure.frame.mask
-        images = []
-        for one in pixels if pixels.ndim == 3 else pixels[None]:
-            lost = ~np.isfinite(one) if one.dtype.kind == "f" else None
-            filled = fill(self._references.apply(one), mask)
-            images.append(_Image(filled, mask, lost if lost is not None and lost.any() else None))
-        return images
-
-    def _measure(self, images: Sequence[_Image], newest: Exposure) -> tuple[tuple[Shift, ...], bool]:
-        """The shift that brings each image onto the middle one, and whether the three between them agree."""
+    def _measure(
+        self, images: Sequence[NDArray[np.float32]], sampling_A: float, series: Hashable
+    ) -> tuple[tuple[Shift, ...], str | None]:
+        """The shift that brings each image onto the middle one, and whether that can be doubted."""
         if not self._max_drift_A:
-            return _NOWHERE, True
-        sampling_A = newest.frame.sampling_A
-        epoch, before_A, before = self._before
-        expected = before if (epoch, before_A) == (newest.epoch, sampling_A) else _NOWHERE
+            return _NOWHERE, None
+        known, known_A, before = self._before
+        expected = before if (known, known_A) == (series, sampling_A) else _NOWHERE
         factor = max(1, math.floor(_COARSE_A / sampling_A))
-        coarse = [_reduce(image.pixels, factor) for image in images]
+        coarse = [_reduce(image, factor) for image in images]
+        rivals: list[float] = []
 
         def between(reference: int, moved: int) -> NDArray[np.float64]:
             around = np.subtract(expected[moved], expected[reference]) / factor
-            shift = register(
+            found = register(
                 coarse[reference],
                 coarse[moved],
                 finest_px=_FINEST_A / sampling_A / factor,
                 around=(float(around[0]), float(around[1])),
                 within_px=self._max_drift_A / sampling_A / factor,
             )
-            return factor * np.asarray(shift)
+            rivals.append(found.rival)
+            return factor * np.asarray(found.shift)
 
         first, last, across = between(_MIDDLE, 0), between(_MIDDLE, 2), between(0, 2)
-        certain = math.hypot(*(across - (last - first))) * sampling_A < _CONTRADICTION_A
+        doubt = None
+        if math.hypot(*(across - (last - first))) * sampling_A >= _CONTRADICTION_A:
+            doubt = f"{_CONTRADICTS}: {_REMEDY}"
+        elif max(rivals[:2]) >= _AS_WELL:  # of the two that are taken out
+            doubt = f"{_AMBIGUOUS}: {_REMEDY}"
         drift_px = (_as_shift(first), (0.0, 0.0), _as_shift(last))
-        if certain:  # what contradicts itself is nothing to follow
-            self._before = (newest.epoch, sampling_A, drift_px)
-        return drift_px, certain
-
-    def _as_one(
-        self,
-        members: Sequence[Exposure],
-        newest: Exposure,
-        pixels: NDArray[np.float32],
-        mask: NDArray[np.bool_] | None,
-        triplet: Triplet,
-        answers: int,
-    ) -> Exposure:
-        """The exposure that the three are from now on: it came when the last of them did."""
-        last = max(members, key=lambda one: one.arrival_s)
-        doses = [one.frame.dose_e_A2 for one in members]
-        defoci = [one.message.defocus_A for one in members]
-        known = [dose for dose in doses if dose is not None]
-        frame = Frame(
-            pixels=pixels,
-            sampling_A=newest.frame.sampling_A,
-            mask=mask,
-            dose_e_A2=sum(known) if len(known) == len(doses) else None,
-            defocus_A=None if None in defoci else tuple(value for defocus in defoci for value in defocus or ()),
-            voltage_kV=newest.frame.voltage_kV,
-        )
-        return replace(
-            last,
-            message=replace(newest.message, pixels=pixels, mask=mask, defocus_A=frame.defocus_A),
-            frame=frame,
-            decoded_s=self._now(),
-            interval_s=self._interval_s(members, newest, last),
-            dose_total_e_A2=max(one.dose_total_e_A2 for one in members),
-            frames=answers,
-            triplet=triplet,
-        )
-
-    def _interval_s(self, members: Sequence[Exposure], newest: Exposure, last: Exposure) -> float | None:
-        """From triplet to triplet; a rolling one is due with every frame, and so is a message of three images."""
-        if self._rolling or len(members) == 1:
-            return last.interval_s
-        message = newest.message
-        stated_s = None if message.frame_interval_s is None else 3 * message.frame_interval_s
-        begun, self._begun = self._begun, True
-        return self._interval.add(1 if begun else None, stated_s, message.timestamp_s, last.arrival_s)
+        if doubt is None:  # what may be wrong is nothing to follow
+            self._before = (series, sampling_A, drift_px)
+        return drift_px, doubt
 
 
-def _move(image: _Image, shift: Shift) -> _Image:
+def _move(image: Image, shift: Shift) -> Image:
     pixels, outside = move(image.pixels, shift)
     if outside is None and image.lost is None:
         return image
@@ -187,7 +149,7 @@ def _move(image: _Image, shift: Shift) -> _Image:
     masks = [
         mask for mask in (outside, None if image.mask is None else _move_mask(image.mask, shift)) if mask is not None
     ]
-    return _Image(pixels, np.any(masks, axis=0) if masks else None, lost)
+    return Image(pixels, np.any(masks, axis=0) if masks else None, lost)
 
 
 def _move_mask(mask: NDArray[np.bool_], shift: Shift) -> NDArray[np.bool_]:

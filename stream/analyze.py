@@ -25,6 +25,7 @@ from stream.blocks import FRAME_NUMBERS, Block, Job, Rows, analyse_block
 from stream.files import pixel_size_A, read_frames
 from stream.parts import Parts
 from stream.plots import draw_summary
+from stream.samples import Samples, add_drift_argument, check_drift, model_channels
 from stream.summary import Tally
 from stream.table import Rows as TableRows
 from stream.table import decimals, writing
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling", type=float, metavar="A", help="A/px, for files that do not say it")
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the movies: fills time_s")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
+    add_drift_argument(parser)
     parser.add_argument("--workers", type=int, help="processes, each with one engine thread (all cores)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://HOST:PORT")
 
@@ -55,15 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Analyse what is not done yet, put the tables together, and say what there was."""
     _check(options)
-    blocks, left_out = plan_blocks(options.files, options.sampling)
+    blocks, left_out = plan_blocks(options.files, options.sampling, model_channels(options.model))
     with load_detector(options.model, "openvino", options.precision, threads=1) as detector:
         spec, backend = detector.spec, detector.backend
-    job = Job(str(options.model), backend.split()[-1], options.sampling)  # one precision on every machine
+    precision = backend.split()[-1]  # one on every machine
+    job = Job(str(options.model), precision, options.sampling, options.max_drift)
     stats = [(path, os.stat(path)) for path in dict.fromkeys(block.path for block in blocks)]
     plan = {
         "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "model": [spec.name, spec.version, spec.sha256, backend],
         "sampling_A": options.sampling,
+        "max_drift_A": options.max_drift,
         "block_frames": _BLOCK_FRAMES,
     }
     parts = Parts(_folder(options.output), plan)
@@ -85,15 +89,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def plan_blocks(files: Sequence[Path], sampling_A: float | None) -> tuple[list[Block], dict[str, str]]:
+def plan_blocks(
+    files: Sequence[Path], sampling_A: float | None, channels: int
+) -> tuple[list[Block], dict[str, str]]:
     """Blocks of all files that can be opened; the others, and why. FileError where there is none."""
     blocks: list[Block] = []
     left_out: dict[str, str] = {}
     for number, path in enumerate(files):
         try:
             with read_frames(path) as recording:
-                pixel_size_A(recording, sampling_A)
-                frames = len(recording)
+                frames = len(Samples(recording, pixel_size_A(recording, sampling_A), channels, 0.0))
         except FileError as error:
             if len(files) == 1:
                 raise
@@ -162,6 +167,7 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: correct it, or leave it out")
+    check_drift(options.max_drift)
     if options.workers is not None and options.scheduler is not None:
         raise ConfigError("--workers: expected one of --workers and --scheduler, got both: leave one out")
 

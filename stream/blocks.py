@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.detector import Detector, load_detector
 from engine.errors import FileError, FrameError
-from engine.frame import Frame
 from stream.files import pixel_size_A, read_frames
 from stream.neighbours import find_vacancies, nearest_A
+from stream.samples import Samples
 
 Rows = dict[str, NDArray[Any]]
 
@@ -29,11 +29,12 @@ class Job:
     model: str
     precision: str
     sampling_A: float | None
+    max_drift_A: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Frames `start` to before `stop` of one file; `file` and `number` count from 0."""
+    """Frames, or triplets, `start` to before `stop` of one file; `file` and `number` count from 0."""
 
     number: int
     file: int
@@ -64,13 +65,16 @@ def analyse_block(job: Job, block: Block) -> Rows:
     notes: list[tuple[str | None, list[str]]] = []
     with read_frames(Path(block.path)) as recording:
         size_A = pixel_size_A(recording, job.sampling_A)
+        # Drift is followed within a block only: else the rows would depend on what a worker did before.
+        samples = Samples(recording, size_A, detector.spec.channels, job.max_drift_A)
         for number in range(block.start, block.stop):
             refused: str | None = None
             warnings: tuple[str, ...] = ()
             found = Atoms.none()
             try:
-                frame = Frame(recording[number], size_A)
-                warnings = detector.check(frame)
+                sample = samples[number]
+                frame = sample.frame
+                warnings = (*detector.check(frame), *sample.warnings)
                 if _settled.get(job) != (frame.shape, size_A):
                     # Else the rows would depend on what a worker did before, and those of a resumed run differ.
                     detector.settle(frame)

@@ -1,30 +1,23 @@
-"""The options of `atomstream serve`: one typed table, read from a commented TOML file and from flags of the same names.
-
-Flags override the file. Unknown keys, wrong types and combinations that cannot work are ConfigErrors.
-"""
+"""The options of `atomstream serve`: one typed table. What cannot be, or cannot work together, is a ConfigError."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
-import json
 import os
 import re
-import textwrap
-import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args, get_type_hints
 
-from engine.errors import ConfigError, FileError
+from engine.errors import ConfigError, FileError, ModelError
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST = 1e12
 _MOST_WAITING = 1_000_000
 _MOST_SIDE_BY_SIDE = 8  # unless told: each holds a copy of the network's buffers
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _option(
@@ -35,15 +28,19 @@ def _option(
     choices: tuple[str, ...] = (),
     least: float = -_MOST,
     most: float = _MOST,
+    shared: bool = False,
 ) -> Any:
-    """A field with what the file's comments, the flags' help and the checks need; `section` opens one in the file."""
-    metadata = {"help": text, "section": section, "choices": choices, "least": least, "most": most}
+    """A field with what the file's comments, the flags' help and the checks need; `section` opens one in the file.
+
+    A `shared` one holds for all sources of a service.
+    """
+    metadata = {"help": text, "section": section, "choices": choices, "least": least, "most": most, "shared": shared}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """Everything `serve` can be told."""
+    """Everything `serve` can be told of one source; what all sources share is alike in each of them."""
 
     source_name: str = _option(
         "camera", "name of this source in every topic, result and metric: 1 to 64 of A-Z a-z 0-9 _ -", section="Source"
@@ -57,7 +54,9 @@ class ServeConfig:
     )
     backend: str = _option("auto", "what runs the network: openvino on the CPU, tensorrt or torch on a GPU, or auto")
     precision: str = _option("auto", "auto, f32, bf16, f16 or int8; auto takes the fastest that model and device have")
-    threads: int | None = _option(None, "CPU threads of the network; unset: all cores", least=1, most=1024)
+    threads: int | None = _option(
+        None, "CPU threads of the network; unset: all cores, divided among the sources", least=1, most=1024
+    )
 
     frames_at_once: int | None = _option(
         None,
@@ -131,9 +130,15 @@ class ServeConfig:
         least=0,
     )
 
-    output: str = _option("tcp://127.0.0.1:5556", "endpoint that results are published at", section="Results out")
+    output: str = _option(
+        "tcp://127.0.0.1:5556", "endpoint that results are published at", section="Results out", shared=True
+    )
     send_hwm: int = _option(
-        100, "results ZeroMQ may hold for a slow subscriber before it loses some", least=1, most=_MOST_WAITING
+        100,
+        "results ZeroMQ may hold for a slow subscriber before it loses some",
+        least=1,
+        most=_MOST_WAITING,
+        shared=True,
     )
     preview_rate: float = _option(10.0, "preview pictures a second; 0: none", least=0)
     preview_size: int = _option(512, "longer side of a preview in pixels", least=16, most=65536)
@@ -148,12 +153,16 @@ class ServeConfig:
     )
     record_hold: bool = _option(False, "with policy lossless: hold the sender back rather than lose a result")
 
-    metrics_host: str = _option("127.0.0.1", "address of the Prometheus metrics", section="Metrics")
-    metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0, most=65535)
+    metrics_host: str = _option("127.0.0.1", "address of the Prometheus metrics", section="Metrics", shared=True)
+    metrics_port: int = _option(9464, "port of the Prometheus metrics; 0: off", least=0, most=65535, shared=True)
 
-    stop_after_seconds: float | None = _option(None, "end by itself after so long", section="End", least=0)
-    stop_after_frames: int | None = _option(None, "end by itself once so many frames are processed or dropped", least=1)
-    json: bool = _option(False, "end with a line of JSON: what was received, processed and dropped, and how fast")
+    stop_after_seconds: float | None = _option(None, "end by itself after so long", section="End", least=0, shared=True)
+    stop_after_frames: int | None = _option(
+        None, "end by itself once so many frames of all sources are processed or dropped", least=1, shared=True
+    )
+    json: bool = _option(
+        False, "end with a line of JSON: what was received, processed and dropped, and how fast", shared=True
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -190,42 +199,31 @@ class ServeConfig:
         return 1 if self.policy == "latest" else min(_MOST_SIDE_BY_SIDE, self.threads or os.cpu_count() or 1)
 
 
-def read_config(path: Path | None, flags: Mapping[str, str | bool | None]) -> ServeConfig:
-    """The file's values, then the flags' over them; a flag that is None was not given."""
-    options = {option.name: option for option in fields(ServeConfig)}
-    values = {} if path is None else _read_toml(path)
-    for name, text in flags.items():
-        if text is not None:
-            values[name] = _parse(options[name], text) if isinstance(text, str) else text
-    for name in values:
-        if name not in options:
-            raise ConfigError(f"{path}: expected a known option, got {name!r}: {did_you_mean(name, options)}")
-    return ServeConfig(**values)
+def join_sources(configs: Sequence[ServeConfig]) -> tuple[ServeConfig, ...]:
+    """The sources of one service, unset threads shared out; ConfigError where two have what is one source's alone."""
+    for name, what in (("source_name", "a name"), ("record", "an endpoint")):
+        values = [getattr(config, name) for config in configs]
+        for value in values:
+            # Of an endpoint that ends in :* the system makes a new one each time.
+            if value is not None and not value.endswith(":*") and values.count(value) > 1:
+                raise ConfigError(
+                    f"{name}: expected {what} of its own for each source, got {value!r} {values.count(value)} times: "
+                    f"set another {name} below its [[source]]"
+                )
+    share = max(1, (os.cpu_count() or 1) // len(configs))
+    alone = len(configs) == 1
+    return tuple(one if alone or one.threads is not None else replace(one, threads=share) for one in configs)
 
 
-def config_text(config: ServeConfig) -> str:
-    """The configuration as commented TOML; options that are unset are commented out."""
-    lines = [
-        "# Atomstream: options of `atomstream serve --config FILE`. A flag of the same name overrides a value here."
-    ]
-    for option in fields(config):
-        value = getattr(config, option.name)
-        if option.metadata["section"]:
-            lines += ["", f"# ---- {option.metadata['section']} ----"]
-        lines += textwrap.wrap(_help(option), 116, initial_indent="# ", subsequent_indent="# ")
-        lines.append(f"# {option.name} =" if value is None else f"{option.name} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """A flag for every option; what is not given stays None."""
-    for option in fields(ServeConfig):
-        flag, text = f"--{option.name.replace('_', '-')}", _help(option).replace("%", "%%")
-        if _type(option) is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            default = "" if option.default is None else f" (default: {option.default})"
-            parser.add_argument(flag, metavar=_type(option).__name__.upper(), help=text + default)
+@contextmanager
+def telling(config: ServeConfig, sources: int) -> Iterator[None]:
+    """What goes wrong with one source of several says which it is."""
+    try:
+        yield
+    except (ConfigError, FileError, ModelError) as error:
+        if sources == 1:
+            raise
+        raise type(error)(f"{config.source_name}: {error}") from None
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -234,55 +232,34 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: expected a configuration file, got {error.strerror}: check the path") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected TOML, got {' '.join(str(error).split())}: correct the line") from None
-
-
-def _type(option: dataclasses.Field[Any]) -> type:
+def option_type(option: dataclasses.Field[Any]) -> type:
     """The type of an option without its None."""
     hint = get_type_hints(ServeConfig)[option.name]
     kind: type = (get_args(hint) or (hint,))[0]
     return kind
 
 
-def _help(option: dataclasses.Field[Any]) -> str:
+def help_text(option: dataclasses.Field[Any]) -> str:
+    """What an option means, and what it can be."""
     text: str = option.metadata["help"]
     choices: tuple[str, ...] = option.metadata["choices"]
     return f"{text} ({' or '.join(choices)})" if choices else text
 
 
-def _parse(option: dataclasses.Field[Any], text: str) -> Any:
-    """A flag's text as the option's type."""
-    kind = _type(option)
-    try:
-        return kind(text)
-    except ValueError:
-        raise _wrong(option, _WORDS[kind], text) from None
+def wrong_value(option: dataclasses.Field[Any], expected: str, got: object) -> ConfigError:
+    """What is said of a value that an option cannot have."""
+    return ConfigError(f"{option.name}: expected {expected}, got {got!r}: {option.metadata['help']}")
 
 
 def _check(option: dataclasses.Field[Any], value: Any) -> None:
-    kind, choices = _type(option), option.metadata["choices"]
+    kind, choices = option_type(option), option.metadata["choices"]
     least, most = option.metadata["least"], option.metadata["most"]
     if value is None and option.default is None:
         return
     # In Python a bool is an int, and in TOML 1 is no float: the first is a mistake here, the second is meant.
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise _wrong(option, _WORDS[kind], value)
+        raise wrong_value(option, WORDS[kind], value)
     if choices and value not in choices:
-        raise _wrong(option, " or ".join(choices), value)
+        raise wrong_value(option, " or ".join(choices), value)
     if isinstance(value, int | float) and not least <= value <= most:
-        raise _wrong(option, f"{_WORDS[kind]} from {least:g} to {most:g}", value)
-
-
-def _wrong(option: dataclasses.Field[Any], expected: str, got: object) -> ConfigError:
-    return ConfigError(f"{option.name}: expected {expected}, got {got!r}: {option.metadata['help']}")
-
-
-def _toml(value: Any) -> str:
-    # JSON's numbers, booleans and strings are also TOML's.
-    return json.dumps(value, ensure_ascii=False)
+        raise wrong_value(option, f"{WORDS[kind]} from {least:g} to {most:g}", value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from engine.errors import ConfigError, FrameError
 from engine.frame import Frame
 from stream.drawing import draw_atoms, write_picture
 from stream.files import pixel_size_A, read_frames
+from stream.samples import Sample, Samples, add_drift_argument, check_drift, model_channels
 from stream.table import Table
 
 HELP = "find the atoms in recorded frames"
@@ -22,7 +24,7 @@ HELP = "find the atoms in recorded frames"
 
 def find_atoms(
     detector: Detector,
-    frames: Iterable[Frame],
+    samples: Iterable[Sample],
     table: Table,
     rate_Hz: float | None = None,
     picture: tuple[int, Path] | None = None,
@@ -35,9 +37,10 @@ def find_atoms(
     found = processed = 0
     told: dict[str, list[int]] = {}
     refused: FrameError | None = None
-    for number, frame in enumerate(frames):
+    for number, sample in enumerate(samples):
+        frame = sample.frame
         try:
-            notes: Sequence[str] = detector.check(frame)
+            notes: Sequence[str] = (*detector.check(frame), *sample.warnings)
             atoms = detector.detect(frame)
         except FrameError as error:
             refused, notes = error, [str(error)]
@@ -45,7 +48,7 @@ def find_atoms(
             table.add(number, number / rate_Hz if rate_Hz else None, atoms, frame.sampling_A)
             processed, found = processed + 1, found + len(atoms)
             if picture is not None and picture[0] == number:
-                write_picture(picture[1], draw_atoms(frame, atoms, detector.spec.threshold))
+                write_picture(picture[1], draw_atoms(_middle(frame), atoms, detector.spec.threshold))
         for note in notes:
             told.setdefault(note, []).append(number)
     if refused is not None and processed == 0:
@@ -56,27 +59,33 @@ def find_atoms(
     return processed, found
 
 
-def count_frames(files: Sequence[Path], sampling_A: float | None) -> int:
+def count_samples(files: Sequence[Path], sampling_A: float | None, channels: int) -> int:
     """Open every file once, so that a mistake is told before a model is loaded or a table begun."""
     count = 0
     for path in files:
         with read_frames(path) as recording:
-            pixel_size_A(recording, sampling_A)
-            count += len(recording)
+            count += len(Samples(recording, pixel_size_A(recording, sampling_A), channels, 0.0))
     return count
 
 
-def read_all(files: Sequence[Path], sampling_A: float | None) -> Iterator[Frame]:
-    """The frames of all files in their order."""
+def read_all(files: Sequence[Path], sampling_A: float | None, channels: int, max_drift_A: float) -> Iterator[Sample]:
+    """The frames, or triplets, of all files in their order."""
     for path in files:
         with read_frames(path) as recording:
-            size_A = pixel_size_A(recording, sampling_A)
-            yield from (Frame(pixels, size_A) for pixels in recording)
+            samples = Samples(recording, pixel_size_A(recording, sampling_A), channels, max_drift_A)
+            yield from (samples[number] for number in range(len(samples)))
+
+
+def _middle(frame: Frame) -> Frame:
+    """The image of a triplet that the atoms are found in."""
+    return frame if frame.pixels.ndim == 2 else replace(frame, pixels=frame.pixels[len(frame.pixels) // 2])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `atomstream detect`."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".npy, .tif, .png or .mrc; (T, H, W) too")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help=".npy, .tif, .png or .mrc; (T, H, W) and (T, 3, H, W) too"
+    )
     parser.add_argument("--model", default="graphene", help="a shipped model, or the path of a spec .json (graphene)")
     parser.add_argument(
         "--sampling", type=float, metavar="A", help="A/px, for files that do not say it or say it wrongly"
@@ -88,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
+    add_drift_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: correct it, or leave it out")
-    count = count_frames(options.files, options.sampling)
+    check_drift(options.max_drift)
+    count = count_samples(options.files, options.sampling, model_channels(options.model))
     if options.overlay and not 0 <= options.overlay_frame < count:
         raise ConfigError(
             f"--overlay-frame: expected 0 to {count - 1}, got {options.overlay_frame}: choose one of these"
@@ -114,7 +125,8 @@ def run(options: argparse.Namespace) -> int:
         Table(output, detector.spec.classes) as table,
         progress,
     ):
-        frames = progress.track(read_all(options.files, options.sampling), total=count, description="frames")
-        processed, found = find_atoms(detector, frames, table, options.rate, picture)
+        samples = read_all(options.files, options.sampling, detector.spec.channels, options.max_drift)
+        tracked = progress.track(samples, total=count, description="frames")
+        processed, found = find_atoms(detector, tracked, table, options.rate, picture)
     print(f"{found} atoms in {processed} frame{'s' * (processed != 1)}", file=sys.stderr)
     return 0

@@ -22,13 +22,13 @@ class Triplet:
         The number of each frame; one, where they came as one message.
     drift_px : tuple of (y, x)
         The shift that was taken out of each image, in pixels.
-    drift_certain : bool
-        False where the three measurements between them contradict each other: a lattice vector was taken for none.
+    drift_doubt : str or None
+        Why one of them may be off by a lattice vector.
     """
 
     members: tuple[int, ...]
     drift_px: tuple[tuple[float, float], ...]
-    drift_certain: bool
+    drift_doubt: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

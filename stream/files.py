@@ -1,4 +1,4 @@
-"""Recorded frames in, one (H, W) array after another out, read when asked for; those of vendors through formats.py.
+"""Recorded frames in, one (H, W) or (3, H, W) array after another out, when asked for; of vendors through formats.py.
 
 Files are as little to be trusted as the network: nothing is unpickled, sizes are checked before pixels are read.
 """
@@ -27,12 +27,15 @@ from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, Frames, Movie, read
 
 _MAX_PIXELS = 67_108_864
 _TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
+_TRIPLET = 3
 _NPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """Frames of one file. A context manager, and an iterable of (H, W) arrays in this machine's byte order.
+    """Frames of one file. A context manager, and an iterable of arrays in this machine's byte order.
+
+    They are (H, W), or (3, H, W) where the file holds triplets.
 
     Attributes
     ----------
@@ -41,12 +44,15 @@ class Recording:
         Of every frame.
     sampling_A : float or None
         Pixel size, where the file says it beyond doubt.
+    images : int
+        In a frame: 1, or 3 for a triplet.
     """
 
     path: Path
     shape: tuple[int, int]
     sampling_A: float | None
     _frames: Frames
+    images: int = 1
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -71,7 +77,7 @@ class Recording:
 
 
 def read_frames(path: Path) -> Recording:
-    """Open a file of one frame (H, W) or of many (T, H, W), or a folder of OneView-IS frames.
+    """Open a file of one frame (H, W), many (T, H, W), or triplets (T, 3, H, W), or a folder of OneView-IS frames.
 
     Raises
     ------
@@ -131,15 +137,19 @@ def _recording(
     dtype: np.dtype[Any],
     sampling_A: float | None = None,
 ) -> Recording:
-    """What every reader ends with: refuse what no frame can be. `shape` is (T, H, W)."""
+    """What every reader ends with: refuse what no frame can be. `shape` is (T, H, W) or (T, 3, H, W)."""
     if dtype.kind not in "uif":
         raise FileError(f"{path}: expected real numbers, got {dtype}: convert the file")
-    if len(shape) != 3 or 0 in shape:
+    triplets = len(shape) == 4 and shape[1] == _TRIPLET
+    if not (len(shape) == 3 or triplets) or 0 in shape:
         said = " x ".join(map(str, shape))
-        raise FileError(f"{path}: expected one frame (H, W) or many (T, H, W), got {said}: split the file")
-    if shape[1] * shape[2] > _MAX_PIXELS:
-        raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {shape[1]} x {shape[2]}: bin it")
-    return Recording(path, (shape[1], shape[2]), sampling_A, frames)
+        raise FileError(
+            f"{path}: expected one frame (H, W), many (T, H, W) or triplets (T, 3, H, W), got {said}: split the file"
+        )
+    height, width = shape[-2:]
+    if height * width > _MAX_PIXELS:
+        raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {height} x {width}: bin it")
+    return Recording(path, (height, width), sampling_A, frames, _TRIPLET if triplets else 1)
 
 
 def _native(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -226,6 +236,20 @@ class _TiffPages:
         return pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1, dtype=np.float32)
 
 
+class _Stacks:
+    """Frames of several images, that lie one after the other."""
+
+    def __init__(self, images: Frames, size: int) -> None:
+        self._images = images
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._images) // self._size
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        return np.stack([self._images[number * self._size + one] for one in range(self._size)])
+
+
 def _read_tiff(path: Path) -> Recording:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it reports is told by our own error
     with ExitStack() as opened:
@@ -240,6 +264,8 @@ def _read_tiff(path: Path) -> Recording:
             frames: Frames = _unmapped(path, np.memmap(path, dtype, "r", series.dataoffset, shape))
         elif len(series.pages) == shape[0] and len(tiff.series) == 1:
             frames = _TiffPages(series)
+        elif len(shape) == 4 and len(series.pages) == shape[0] * shape[1] and len(tiff.series) == 1:
+            frames = _Stacks(_TiffPages(series), shape[1])
         else:
             raise FileError(f"{path}: expected pages of one shape, got {len(tiff.series)} series: save them as a stack")
         recording = _recording(path, frames, shape, np.dtype(series.dtype), sampling_A)

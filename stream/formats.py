@@ -42,7 +42,7 @@ _MAX_CHUNK_BYTES = 2**30  # what is uncompressed at once, whatever part of it is
 
 
 class Frames(Protocol):
-    """(H, W) arrays by number; a (T, H, W) array is one."""
+    """(H, W) or (3, H, W) arrays by number; a (T, H, W) array is one."""
 
     def __len__(self) -> int: ...
 
@@ -56,7 +56,7 @@ class Movie:
     Attributes
     ----------
     shape : tuple of int
-        (T, H, W).
+        (T, H, W) or (T, 3, H, W).
     sampling_A : float or None
         Pixel size, where the file says it beyond doubt.
     opened : ExitStack
@@ -186,6 +186,11 @@ def _axes_sampling_A(axes: Sequence[Mapping[str, Any]]) -> float | None:
     return sizes[0] if plausible else None
 
 
+def _holds_frames(dataset: Any) -> bool:
+    """(H, W), (T, H, W), or triplets (T, 3, H, W)."""
+    return dataset.ndim in (2, 3) or (dataset.ndim == 4 and dataset.shape[1] == 3)
+
+
 def _read_hdf5(path: Path) -> Movie:
     """The largest dataset of frames. Nothing in it says a pixel size that every program means alike."""
     h5py = _load("h5py")
@@ -195,7 +200,7 @@ def _read_hdf5(path: Path) -> Movie:
 
         def look(_: str, item: Any) -> None:
             # A dataset whose bytes are in another file would read whatever that names.
-            if isinstance(item, h5py.Dataset) and item.ndim in (2, 3) and not item.is_virtual and item.external is None:
+            if isinstance(item, h5py.Dataset) and _holds_frames(item) and not item.is_virtual and item.external is None:
                 found.append(item)
 
         file.visititems(look)

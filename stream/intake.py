@@ -19,6 +19,7 @@ from stream.header import Message, Part, Rules, SeriesEnd, SeriesStart
 from stream.metrics import Metrics
 from stream.references import References, mean_dose
 from stream.series import Place, SeriesTracker
+from stream.stacker import Stacker
 
 _SLACK = 3  # how far the members of a triplet may be out of order
 
@@ -33,8 +34,9 @@ class Intake:
         accounting: Accounting,
         metrics: Metrics,
         now: Callable[[], float] = time.perf_counter,
-        triplets: bool = False,
+        stacker: Stacker | None = None,
     ) -> None:
+        """`stacker` where the model takes three images."""
         self._config = config
         self._dark_mean = references.dark_mean
         self._accounting = accounting
@@ -45,8 +47,8 @@ class Intake:
         self._ended = False
         self._members_begun = False
         # Three frames of one `series` come in any order, and so do the members of a triplet by any rule.
-        self._one_series = triplets and config.triplets == "series"
-        self._tracker = SeriesTracker(_SLACK if triplets and config.triplets != "rolling" else 0)
+        self._one_series = stacker if config.triplets == "series" else None
+        self._tracker = SeriesTracker(_SLACK if stacker is not None and config.triplets != "rolling" else 0)
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(
@@ -117,7 +119,8 @@ class Intake:
         )
 
     def _place(self, message: Message) -> Place:
-        if self._one_series and message.pixels.ndim == 2:  # `series` names the triplet
+        if self._one_series is not None and message.pixels.ndim == 2:  # `series` names the triplet
+            self._one_series.check_repeated(message.series, message.number)
             begun, self._members_begun = self._members_begun, True
             return Place(1, 0, 1 if begun else None)
         return self._tracker.place(message.series, message.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 log = logging.getLogger("atomstream")
 
@@ -12,9 +13,10 @@ _EVERY_S = 1.0
 
 
 class Journal:
-    """Logs faults and passes those it logs to `tell`. For any thread."""
+    """Logs the faults of a source and passes those it logs to `tell`. For any thread."""
 
-    def __init__(self, tell: Callable[[str, str], None], now: Callable[[], float]) -> None:
+    def __init__(self, tell: Callable[[str, str], None], now: Callable[[], float], source: str) -> None:
+        self._source = source
         self._tell = tell
         self._now = now
         self._lock = Lock()
@@ -31,5 +33,6 @@ class Journal:
             self._said[reason] = (now, 0)
         message = f"{error}" + (f" ({silent} more before)" if silent else "")
         # The trace of a refused frame says nothing; that of a mistake of ours is what one needs.
-        log.warning("%s: %s", reason, message, exc_info=error if reason == "internal" else None)  # type: ignore[arg-type]
+        trace: Any = error if reason == "internal" else None
+        log.warning("%s: %s: %s", self._source, reason, message, exc_info=trace)
         self._tell(reason, message)

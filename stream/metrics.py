@@ -27,12 +27,10 @@ STAGES = ("decode", "wait", "prepare", "network", "locate", "publish")
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 
 
-class Metrics:
-    """The metrics of one source, in a registry of their own."""
+class Instruments:
+    """Every metric, in one registry; each has the label `source`."""
 
-    def __init__(
-        self, source: str, model: str, backend: str, classes: tuple[str, ...], queue: Callable[[], int]
-    ) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -48,30 +46,62 @@ class Metrics:
                 f"atomstream_{name}", text, ("source", *labels), registry=self.registry, buckets=_BUCKETS_S
             )
 
-        dropped = counter("frames_dropped", "Frames that were not answered, by reason", "reason")
-        stages = histogram("stage_seconds", "Time a frame spent in a stage", "stage")
-        atoms = gauge("atoms", "Atoms in the last frame", "class")
-        self._received = counter("frames_received", "Messages that came").labels(source)
-        self._processed = counter("frames_processed", "Frames answered").labels(source)
-        self._dropped = {reason: dropped.labels(source, reason) for reason in REASONS}
-        self._missing = counter("frames_missing", "Gaps in the sender's frame numbers").labels(source)
-        self._stages = {stage: stages.labels(source, stage) for stage in STAGES}
-        self._latency = histogram("latency_seconds", "Sender's timestamp to answer, else arrival").labels(source)
-        self._late = counter("deadline_missed", "Frames answered later than their frame interval").labels(source)
-        self._interval = gauge("frame_interval_seconds", "Time from frame to frame").labels(source)
-        self._atoms = [atoms.labels(source, name) for name in classes]
-        self._dose = counter("dose_electrons_per_square_angstrom", "Dose of all frames received").labels(source)
-        gaps = counter("record_gaps", "Results that are missing in the recording, by reason", "reason")
-        self._gaps = {reason: gaps.labels(source, reason) for reason in GAPS}
-        gauge("queue_frames", "Frames that wait for the engine").labels(source).set_function(queue)
-        self._build = gauge("build_info", "What runs", "version", "model", "backend")
-        self._what = (source, version("atomstream"), model)
-        self.computing_on(backend)
+        self.received = counter("frames_received", "Messages that came")
+        self.processed = counter("frames_processed", "Frames answered")
+        self.dropped = counter("frames_dropped", "Frames that were not answered, by reason", "reason")
+        self.missing = counter("frames_missing", "Gaps in the sender's frame numbers")
+        self.uncertain = counter("drift_uncertain", "Triplets whose images may lie a lattice vector off")
+        self.stages = histogram("stage_seconds", "Time a frame spent in a stage", "stage")
+        self.latency = histogram("latency_seconds", "Sender's timestamp to answer, else arrival")
+        self.late = counter("deadline_missed", "Frames answered later than their frame interval")
+        self.interval = gauge("frame_interval_seconds", "Time from frame to frame")
+        self.atoms = gauge("atoms", "Atoms in the last frame", "class")
+        self.dose = counter("dose_electrons_per_square_angstrom", "Dose of all frames received")
+        self.gaps = counter("record_gaps", "Results that are missing in the recording, by reason", "reason")
+        self.queue = gauge("queue_frames", "Frames that wait for the engine")
+        self.build = gauge("build_info", "What runs", "version", "model", "backend")
+
+    def serve(self, host: str, port: int) -> MetricsServer:
+        """Serve them over HTTP until the context ends; ConfigError where the port is not free."""
+        return MetricsServer(self.registry, host, port)
+
+
+class Metrics:
+    """The metrics of one source, in the registry of its service, or in one of their own."""
+
+    def __init__(
+        self,
+        source: str,
+        model: str,
+        backend: str,
+        classes: tuple[str, ...],
+        queue: Callable[[], int],
+        instruments: Instruments | None = None,
+    ) -> None:
+        every = instruments or Instruments()
+        self.registry = every.registry
+        self._received = every.received.labels(source)
+        self._processed = every.processed.labels(source)
+        self._dropped = {reason: every.dropped.labels(source, reason) for reason in REASONS}
+        self._missing = every.missing.labels(source)
+        self._uncertain = every.uncertain.labels(source)
+        self._stages = {stage: every.stages.labels(source, stage) for stage in STAGES}
+        self._latency = every.latency.labels(source)
+        self._late = every.late.labels(source)
+        self._interval = every.interval.labels(source)
+        self._atoms = [every.atoms.labels(source, name) for name in classes]
+        self._dose = every.dose.labels(source)
+        self._gaps = {reason: every.gaps.labels(source, reason) for reason in GAPS}
+        every.queue.labels(source).set_function(queue)
+        self._build, self._what = every.build, (source, version("atomstream"), model)
+        self._backend = backend
+        self._build.labels(*self._what, backend).set(1)
 
     def computing_on(self, backend: str) -> None:
         """What runs the network from now on."""
-        self._build.clear()
+        self._build.remove(*self._what, self._backend)
         self._build.labels(*self._what, backend).set(1)
+        self._backend = backend
 
     def received(self) -> None:
         """One more message came."""
@@ -87,6 +117,10 @@ class Metrics:
     def dropped(self, reason: str, frames: int = 1) -> None:
         """One frame will not be answered, or several alike."""
         self._dropped[reason].inc(frames)
+
+    def doubted(self) -> None:
+        """The images of one more triplet may lie a lattice vector off."""
+        self._uncertain.inc()
 
     def record_gap(self, reason: str, results: int) -> None:
         """So many results will not be in the recording."""
@@ -109,10 +143,6 @@ class Metrics:
             self._stages[stage].observe(seconds)
         for gauge, count in zip(self._atoms, np.bincount(class_id, minlength=len(self._atoms)), strict=False):
             gauge.set(int(count))
-
-    def serve(self, host: str, port: int) -> MetricsServer:
-        """Serve them over HTTP until the context ends; ConfigError where the port is not free."""
-        return MetricsServer(self.registry, host, port)
 
 
 class MetricsServer:

@@ -1,10 +1,11 @@
-"""Answers out: the PUB socket with its topics atoms, preview, status and event. Belongs to the publish thread.
+"""Answers out: the PUB socket with its topics atoms, preview, status and event. For the publish thread of any source.
 
 A PUB never waits: a subscriber that is too slow loses messages, the loop goes on.
 """
 
 from __future__ import annotations
 
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,8 +30,8 @@ _UNITS = {"y": "px", "x": "px", "sigma_pm": "pm"}
 class Publisher:
     """A bound PUB socket. A context manager."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, source: str, hwm: int) -> None:
-        self._source = source
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, hwm: int) -> None:
+        self._sending = Lock()  # a socket is for one thread at a time
         self._socket = context.socket(zmq.PUB)
         self._socket.linger = _LINGER_MS
         self._socket.set_hwm(hwm)
@@ -41,9 +42,11 @@ class Publisher:
             raise endpoint_error("output", endpoint, error) from None
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def publish(self, kind: str, header: dict[str, Any], *blobs: NDArray[Any]) -> None:
-        """Send one message; does not block."""
-        self._socket.send_multipart(encode_result(kind, self._source, header, blobs), zmq.NOBLOCK)
+    def publish(self, kind: str, source: str, header: dict[str, Any], *blobs: NDArray[Any]) -> None:
+        """Send one message of a source; does not block."""
+        parts = encode_result(kind, source, header, blobs)
+        with self._sending:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close the socket; what is on its way has half a second to leave."""
@@ -103,7 +106,7 @@ def triplet_header(triplet: Triplet | None) -> dict[str, Any]:
     if triplet is None:
         return {}
     drift_px = [[round(y, 3), round(x, 3)] for y, x in triplet.drift_px]
-    return {"members": triplet.members, "drift_px": drift_px, "drift_certain": triplet.drift_certain}
+    return {"members": triplet.members, "drift_px": drift_px, "drift_certain": triplet.drift_doubt is None}
 
 
 def preview_header(answer: Answer, picture: NDArray[np.uint8]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A connection that libzmq cut because a message was over the limit is made again,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +51,7 @@ class Receiver:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connects = role == "connect"
+        self._hwm = hwm
         self._max_bytes = max_bytes
         self._fault = fault
         self._now = now
@@ -84,6 +85,13 @@ class Receiver:
         if self._socket not in ready:
             return None
         return [part.buffer for part in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+
+    def left(self) -> Iterator[list[memoryview]]:
+        """What waits inside ZeroMQ at the end: no more than may, since a sender that goes on fills it again."""
+        for _ in range(self._hwm):
+            if not self._socket.poll(0):
+                return
+            yield [part.buffer for part in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
 
     def close(self) -> None:
         """Close the socket; what it still holds is lost."""

@@ -1,7 +1,8 @@
 """The order of frames: what is missing between two, what comes late, and where one series ends and the next begins.
 
 A new value of `series` begins a series; so does frame 0 or 1 after a later one, and a sender that keeps counting up
-from an earlier number. A single frame with an earlier number, or left over from a series that has ended, is refused.
+from an earlier number. Frames that are all number 0, or all 1, are of a sender that does not count, and follow each
+other. A single frame with an earlier number, or left over from a series that has ended, is refused.
 Detectors that tell of a start and an end may do so twice, or not to us.
 """
 
@@ -61,6 +62,8 @@ class SeriesTracker:
         if not self._known or (same and self._last is None):
             return self._first(series, number)
         last = -1 if self._last is None else self._last
+        if same and number == last <= 1:
+            return Place(self._epoch, 0, 1)  # a sender that does not count; else each of its frames began a series
         if same and last - self._slack < number < last and number not in self._seen:
             self._seen.add(number)
             return Place(self._epoch, 0, number - last)

@@ -12,18 +12,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.panel import Panel
 from rich.table import Table
 
-from engine import load_detector
 from engine.errors import FileError
-from stream.config import ServeConfig, add_options, config_text, read_config
+from stream.config import ServeConfig
+from stream.config_file import add_options, config_text, read_configs
+from stream.detectors import load_detectors
 from stream.journal import log
 from stream.service import Service
 from stream.signals import stop_on_signals
+from stream.source import Source
 
 HELP = "receive frames, publish their atoms"
 
@@ -42,34 +44,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop, for as long as configured, or until there is no device left to compute on."""
     flags = {option.name: getattr(options, option.name) for option in fields(ServeConfig)}
-    config = read_config(Path(options.config) if options.config else None, flags)
+    configs = read_configs(Path(options.config) if options.config else None, flags)
     if options.write_config:
-        _write(Path(options.write_config), config_text(config))
+        _write(Path(options.write_config), config_text(configs))
         return 0
+    shared = configs[0]
     with (
-        load_detector(
-            config.model, config.backend, config.precision, config.threads, config.side_by_side, config.device
-        ) as detector,
+        load_detectors(configs) as detectors,
         stop_on_signals() as stop,
-        Service(config, detector) as service,
-        _display(config, service) as show,
+        Service(configs, detectors) as service,
+        _display(service) as show,
     ):
         begun_s = time.monotonic()
-        while not stop.wait(_POLL_S) and not _finished(config, service, time.monotonic() - begun_s):
+        while not stop.wait(_POLL_S) and not _finished(shared, service, time.monotonic() - begun_s):
             show()
-    summary = summarise(service)
-    print(_joined(summary), flush=True)
-    if config.json:
-        print(json.dumps(summary), flush=True)
+    summaries = {source.name: summarise(source) for source in service.sources}
+    for name, summary in summaries.items():
+        print(_joined(summary if len(summaries) == 1 else {"source": name, **summary}), flush=True)
+    if shared.json:
+        alone = next(iter(summaries.values()))
+        print(json.dumps(alone if len(summaries) == 1 else {"sources": summaries}), flush=True)
     if service.lost is not None:
         print(f"atomstream: {service.lost}", file=sys.stderr)
         return _LOST
     return 0
 
 
-def summarise(service: Service) -> dict[str, Any]:
+def summarise(source: Source) -> dict[str, Any]:
     """What was received, what became of it, how fast."""
-    totals = service.accounting.totals()
+    totals = source.accounting.totals()
     return {
         "received": totals.received,
         "processed": totals.processed,
@@ -78,8 +81,8 @@ def summarise(service: Service) -> dict[str, Any]:
         "latency_ms": totals.latency_ms,
         "in_time": totals.in_time,
         "atoms_mean": totals.atoms_mean,
-        "model": service.status["model"]["name"],
-        "backend": service.status["backend"],
+        "model": source.status["model"]["name"],
+        "backend": source.status["backend"],
     }
 
 
@@ -107,30 +110,34 @@ def _said(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _finished(config: ServeConfig, service: Service, seconds: float) -> bool:
+def _finished(shared: ServeConfig, service: Service, seconds: float) -> bool:
     if service.lost is not None:
         return True
-    if config.stop_after_seconds is not None and seconds >= config.stop_after_seconds:
+    if shared.stop_after_seconds is not None and seconds >= shared.stop_after_seconds:
         return True
-    totals = service.accounting.totals() if config.stop_after_frames is not None else None
-    return totals is not None and totals.received - totals.waiting >= (config.stop_after_frames or 0)
+    if shared.stop_after_frames is None:
+        return False
+    totals = [source.accounting.totals() for source in service.sources]
+    return sum(one.received - one.waiting for one in totals) >= shared.stop_after_frames
 
 
 @contextmanager
-def _display(config: ServeConfig, service: Service) -> Iterator[Callable[[], None]]:
-    """What to call now and then: in a terminal a panel keeps itself up to date, elsewhere a line is due every 5 s."""
-    print("Frames from {}, atoms at {}".format(*service.endpoints), flush=True)
-    if service.record_endpoint is not None:
-        print(f"A recorder may connect: atomstream record --endpoint {service.record_endpoint}", flush=True)
+def _display(service: Service) -> Iterator[Callable[[], None]]:
+    """What to call now and then: in a terminal panels keep themselves up to date, elsewhere lines are due every 5 s."""
+    for source in service.sources:
+        whose = f"{source.name}: " if len(service.sources) > 1 else ""
+        print(f"{whose}Frames from {source.endpoint}, atoms at {service.endpoint}", flush=True)
+        if source.record_endpoint is not None:
+            print(f"A recorder may connect: atomstream record --endpoint {source.record_endpoint}", flush=True)
     console = Console()
     if not console.is_terminal:
-        yield _Lines(config.source_name, service)
+        yield _Lines(service)
         return
-    handler = RichHandler(console=console, show_path=False)  # writes above the panel, not into it
+    handler = RichHandler(console=console, show_path=False)  # writes above the panels, not into them
     log.addHandler(handler)
     log.propagate = False
     try:
-        with Live(get_renderable=lambda: _panel(config, service), console=console, refresh_per_second=4):
+        with Live(get_renderable=lambda: _panels(service), console=console, refresh_per_second=4):
             yield lambda: None
     finally:
         log.removeHandler(handler)
@@ -140,8 +147,7 @@ def _display(config: ServeConfig, service: Service) -> Iterator[Callable[[], Non
 class _Lines:
     """Prints the figures every few seconds."""
 
-    def __init__(self, source: str, service: Service, now: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
+    def __init__(self, service: Service, now: Callable[[], float] = time.monotonic) -> None:
         self._service = service
         self._now = now
         self._due_s = now() + _LINE_EVERY_S
@@ -149,17 +155,21 @@ class _Lines:
     def __call__(self) -> None:
         if self._now() >= self._due_s:
             self._due_s += _LINE_EVERY_S
-            print(self._source, _joined(figures(self._service.status)), sep=" · ", flush=True)
+            for source in self._service.sources:
+                print(source.name, _joined(figures(source.status)), sep=" · ", flush=True)
 
 
-def _panel(config: ServeConfig, service: Service) -> Panel:
+def _panels(service: Service) -> Group:
+    return Group(*map(_panel, service.sources))
+
+
+def _panel(source: Source) -> Panel:
     table = Table.grid(padding=(0, 2))
-    for name, value in figures(service.status).items():
+    status = source.status
+    for name, value in figures(status).items():
         table.add_row(f"[bold]{name}", value)
-    model = service.status["model"]
-    return Panel(
-        table, title=f"{config.source_name} · {model['name']} {model['version']} · {service.status['backend']}"
-    )
+    model = status["model"]
+    return Panel(table, title=f"{source.name} · {model['name']} {model['version']} · {status['backend']}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -86,6 +86,16 @@ class TripletAssembler:
             refused += self._give_up(next(iter(self._open)))
         return Gathered(refused=refused)
 
+    def check_repeated(self, key: Hashable, number: int) -> None:
+        """FrameError for a frame that came before; by `series` that is the key."""
+        numbers, reason, _ = self._done.get(key, (frozenset(), "", 0.0))
+        if number in numbers:
+            raise FrameError(
+                reason, f"Expected a frame of a new triplet, got frame {number} of {key!r:.80}, which is over"
+            )
+        if key in self._open and any(number == one.message.number for one in self._open[key].members):
+            raise FrameError("triplet_repeated", f"Expected each frame once, got {number} of {key!r:.80} again")
+
     def expire(self, now_s: float) -> tuple[FrameError, ...]:
         """Give up what has waited for too long; one error for each frame that waited."""
         late = [key for key, group in self._open.items() if now_s - group.newest_s > self._timeout_s]
@@ -118,17 +128,9 @@ class TripletAssembler:
 
     def _check_new(self, key: Hashable, exposure: Exposure) -> None:
         """Refuse a frame that its triplet has already, or cannot take."""
-        number = exposure.message.number
-        numbers, reason, _ = self._done.get(key, (frozenset(), "", 0.0))
-        if number in numbers:
-            raise FrameError(
-                reason, f"Expected a frame of a new triplet, got frame {number} of {key!r:.80}, which is over"
-            )
-        members = self._open[key].members if key in self._open else []
-        if any(number == one.message.number for one in members):
-            raise FrameError("triplet_repeated", f"Expected each frame once, got {number} of {key!r:.80} again")
-        if members:
-            _check_alike(members[0], exposure)
+        self.check_repeated(key, exposure.message.number)
+        if key in self._open:
+            _check_alike(self._open[key].members[0], exposure)
 
     def _finish(self, key: Hashable, reason: str) -> _Group:
         group = self._open.pop(key)

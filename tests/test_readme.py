@@ -20,7 +20,7 @@ def test_the_client_prints_each_result() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) == 10
     with bench(policy="lossless") as peers:
-        client = code.replace("tcp://127.0.0.1:5556", peers.service.endpoints[1])
+        client = code.replace("tcp://127.0.0.1:5556", peers.endpoints[1])
         assert client != code
         with subprocess.Popen([sys.executable, "-u", "-c", client], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

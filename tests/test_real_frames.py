@@ -51,7 +51,7 @@ def answers(index: list[dict[str, str]]) -> list[Result]:
     command = [sys.executable, "-c", program, "replay", str(FRAMES), "--index", str(FRAMES / "index.csv")]
     with load_detector("graphene") as detector, bench(detector, policy="lossless") as peers:  # type: ignore[arg-type]
         peers.results.rcvtimeo = 120_000
-        where = ["--socket", "push", "--connect", peers.service.endpoints[0], "--rate", "0"]
+        where = ["--socket", "push", "--connect", peers.endpoints[0], "--rate", "0"]
         with subprocess.Popen([*command, *where], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as replay:
             found = [peers.next("atoms") for _ in index]
             assert replay.wait(60) == 0, replay.stderr and replay.stderr.read()

@@ -78,7 +78,7 @@ class TestAsScikitImage:
 class TestMeasured:
     def test_inverted_contrast_counts_like_the_other(self) -> None:
         reference = textured((128, 128))
-        ours = register(reference, -shifted(reference, (2.5, -1.25)), within_px=6)
+        ours = register(reference, -shifted(reference, (2.5, -1.25)), within_px=6).shift
         np.testing.assert_allclose(ours, (-2.5, 1.25), atol=0.05)
 
     @pytest.mark.parametrize("shift", [(0.0, 0.0), (5.3, -3.2), (-7.9, 0.4), (1.15, 7.7)])
@@ -86,15 +86,31 @@ class TestMeasured:
         """Contrast whose strength and sign differ from image to image; 0.1 A/px, 3 x 10^4 e/A^2."""
         reference = sheet((0, 0), (0.12, 0.08), 1)
         for seed, contrast in ((2, (0.12, 0.08)), (3, (0.09, 0.06)), (4, (-0.12, -0.08))):
-            ours = register(reference, sheet(shift, contrast, seed), finest_px=FINEST_PX, within_px=9)
+            ours = register(reference, sheet(shift, contrast, seed), finest_px=FINEST_PX, within_px=9).shift
             np.testing.assert_allclose(ours, np.negative(shift), atol=0.1)
+
+    @pytest.mark.parametrize(
+        ("shift", "told"), [((0, 0), False), ((5.3, -5.9), False), ((15, 3), True), ((0, 20), True)]
+    )
+    def test_a_period_more_that_fits_as_well_is_told(self, shift: tuple[float, float], told: bool) -> None:
+        """Looked for up to 10 pixels; those that moved further are found a period off, or at the edge."""
+        reference, moved = sheet((0, 0), (0.12, 0.08), 1), sheet(shift, (0.12, 0.08), 2)
+        found = register(reference, moved, finest_px=FINEST_PX, within_px=10)
+        assert (found.rival > 0.9) == told
+        assert told or found.rival < 0.7
+
+    def test_without_a_lattice_nothing_else_fits(self) -> None:
+        reference = textured((128, 128))
+        found = register(reference, shifted(reference, (5.0, -3.0)), within_px=10)
+        np.testing.assert_allclose(found.shift, (-5, 3), atol=0.05)
+        assert register(reference, np.zeros_like(reference)).rival == 0
 
     def test_a_larger_drift_is_found_where_it_is_expected(self) -> None:
         """Without, the nearest lattice vector is taken: 40 pixels are more than one."""
         reference, moved = sheet((0, 0), (0.12, 0.08), 1), sheet((40.0, 3.0), (0.12, 0.08), 2)
-        followed = register(reference, moved, finest_px=FINEST_PX, around=(-37.0, -1.0), within_px=8)
+        followed = register(reference, moved, finest_px=FINEST_PX, around=(-37.0, -1.0), within_px=8).shift
         np.testing.assert_allclose(followed, (-40, -3), atol=0.1)
-        slipped = register(reference, moved, finest_px=FINEST_PX, within_px=8)
+        slipped = register(reference, moved, finest_px=FINEST_PX, within_px=8).shift
         assert np.hypot(slipped[0] + 40, slipped[1] + 3) > 20
 
     def test_expected_beyond_half_the_image(self) -> None:

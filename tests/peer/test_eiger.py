@@ -106,18 +106,19 @@ def receive(port, dialect, detector, form, series, detail="basic"):
     engine = FakeDetector()
     detector.set_up(form, detail)
     headers = []
-    with Service(config, engine) as service, zmq.Context() as context, context.socket(zmq.SUB) as results:
+    with Service([config], [engine]) as service, zmq.Context() as context, context.socket(zmq.SUB) as results:
         results.linger, results.rcvtimeo = 0, round(PATIENCE_S * 1000)
         results.subscribe(b"")
-        results.connect(service.endpoints[1])
+        results.connect(service.endpoint)
         decode_result(results.recv_multipart())  # the subscription has arrived
+        (source,) = service.sources
         for number in range(1, series + 1):
             detector.take_series()
-            wait_until(lambda expected=number * IMAGES: service.accounting.totals().processed >= expected, PATIENCE_S)
+            wait_until(lambda expected=number * IMAGES: source.accounting.totals().processed >= expected, PATIENCE_S)
         while len(headers) < series * IMAGES:
             result = decode_result(results.recv_multipart())
             headers += [result.header] if result.kind == "atoms" else []
-        books = service.accounting.totals()
+        books = source.accounting.totals()
     return engine.seen, books, headers
 
 

@@ -22,6 +22,7 @@ from engine.spec import ModelSpec
 from stream.config import ServeConfig
 from stream.messages import Result, decode_result, encode
 from stream.service import Service
+from stream.source import Source
 
 PATIENCE_S = 60.0
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -97,6 +98,16 @@ class Bench:
     results: zmq.Socket[bytes]
     stop: Callable[[], None]  # ends the service; what it published can still be read
 
+    @property
+    def source(self) -> Source:
+        """The one that the frames are sent to."""
+        return self.service.sources[0]
+
+    @property
+    def endpoints(self) -> tuple[str, str]:
+        """Where frames go in, where results come out."""
+        return self.source.endpoint, self.service.endpoint
+
     def send(self, number: int, pixels: NDArray[Any] | None = None, **keys: Any) -> None:
         """One frame, of 4 x 5 pixels that hold its number unless told."""
         pixels = np.full((4, 5), number, np.uint16) if pixels is None else pixels
@@ -111,7 +122,7 @@ class Bench:
 
     def until_settled(self, frames: int) -> dict[str, int]:
         """Wait until so many frames are answered or dropped; the drops by reason."""
-        accounting = self.service.accounting
+        accounting = self.source.accounting
         wait_until(lambda: (totals := accounting.totals()).waiting == 0 and totals.received >= frames)
         return accounting.totals().dropped
 
@@ -125,12 +136,11 @@ def bench(detector: FakeDetector | None = None, **options: Any) -> Iterator[Benc
         results.linger, results.rcvtimeo, results.rcvhwm = 0, round(PATIENCE_S * 1000), 100_000
         results.subscribe(b"")
         with ExitStack() as running:
-            service = running.enter_context(Service(config, detector or FakeDetector()))  # type: ignore[arg-type]
-            came_in, went_out = service.endpoints
-            results.connect(went_out)
+            service = running.enter_context(Service([config], [detector or FakeDetector()]))  # type: ignore[list-item]
+            results.connect(service.endpoint)
             with context.socket(zmq.PUSH if config.socket == "pull" else zmq.PUB) as sender:
                 sender.linger, sender.sndtimeo = 0, round(PATIENCE_S * 1000)
-                sender.connect(came_in)
+                sender.connect(service.sources[0].endpoint)
                 made = Bench(service, sender, results, running.close)
                 made.next("status")  # the subscription has arrived
                 yield made

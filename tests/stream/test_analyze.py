@@ -94,6 +94,22 @@ class TestTables:
         for name in ("csv", "frames.csv", "summary.json"):
             assert (tmp_path / f"1.{name}").read_bytes() == (tmp_path / f"2.{name}").read_bytes()
 
+    def test_triplets_are_the_same_from_several_workers(
+        self, tmp_path: Path, draw_frame: Draw, build_tiny_model: Callable[..., Path]
+    ) -> None:
+        """Fifteen of them in blocks of four; the outer images of each have moved."""
+        model = build_tiny_model(channels=3)
+        drawn = [draw_frame((90, 96), WHERE + np.array(shift), SAMPLING_A).pixels for shift in ((3, -2), (0, 0))]
+        np.save(tmp_path / "movie.npy", np.stack([drawn[0], drawn[1], drawn[0]] * 15))
+        for workers in (1, 2):
+            flags = (tmp_path / "movie.npy", "--workers", workers)
+            assert main(command(model, tmp_path / f"{workers}.csv", *flags)) == 0
+        for name in ("csv", "frames.csv", "summary.json"):
+            assert (tmp_path / f"1.{name}").read_bytes() == (tmp_path / f"2.{name}").read_bytes()
+        assert [row["count"] for row in read(tmp_path / "1.frames.csv")] == ["3"] * 15
+        found = np.array([(float(row["y"]), float(row["x"])) for row in read(tmp_path / "1.csv")])
+        np.testing.assert_allclose(found.reshape(15, 3, 2), np.broadcast_to(WHERE, (15, 3, 2)), atol=0.3)
+
     def test_so_does_a_cluster(self, tmp_path: Path, draw_frame: Draw, tiny_model: Path) -> None:
         distributed = pytest.importorskip("distributed")
         path = movie(tmp_path, draw_frame, 12)

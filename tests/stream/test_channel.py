@@ -59,8 +59,8 @@ class Peer:
 @contextmanager
 def recorded(**options: Any) -> Iterator[tuple[Bench, Peer]]:
     with zmq.Context() as context, bench(policy="lossless", preview_rate=0, record=ANY_PORT, **options) as peers:
-        assert peers.service.record_endpoint is not None
-        peer = Peer(context, peers.service.record_endpoint)
+        assert peers.source.record_endpoint is not None
+        peer = Peer(context, peers.source.record_endpoint)
         with peer.socket:
             yield peers, peer
 
@@ -71,11 +71,11 @@ def send(peers: Bench, *numbers: int) -> None:
 
 
 def gaps(peers: Bench) -> dict[str, int]:
-    status = peers.service._status(time.perf_counter())
+    status = peers.source._outlet.figures(time.perf_counter())
     counted: dict[str, int] = status["recording"]["gaps"]
     for reason, results in counted.items():
         labels = {"source": "camera", "reason": reason}
-        assert peers.service.metrics.registry.get_sample_value("atomstream_record_gaps_total", labels) == results
+        assert peers.source.metrics.registry.get_sample_value("atomstream_record_gaps_total", labels) == results
     return counted
 
 
@@ -123,23 +123,23 @@ class TestLossless:
             send(peers, 1, 2, 3)
             assert peer.numbers(3) == [1, 2, 3]
             peer.report(written=1)
-            wait_until(lambda: peers.service._status(0.0)["recording"]["waiting"] == 2)
+            wait_until(lambda: peers.source._outlet.figures(0.0)["recording"]["waiting"] == 2)
             with zmq.Context() as context:
-                other = Peer(context, str(peers.service.record_endpoint), "other")
+                other = Peer(context, str(peers.source.record_endpoint), "other")
                 with other.socket:
                     assert other.begin().header["first"] == 2
                     assert other.numbers(2) == [2, 3]
                     assert peer.next().kind == "replaced"
                     peer.report(written=3)  # says it still records: it no longer does
                     assert peer.next().kind == "replaced"
-                    assert peers.service._status(0.0)["recording"]["waiting"] == 2
+                    assert peers.source._outlet.figures(0.0)["recording"]["waiting"] == 2
 
     def test_a_connection_that_was_lost_goes_on(self) -> None:
         with recorded() as (peers, peer), zmq.Context() as context:
             peer.begin()
             send(peers, 1, 2)
             assert peer.numbers(2) == [1, 2]
-            again = Peer(context, str(peers.service.record_endpoint))
+            again = Peer(context, str(peers.source.record_endpoint))
             with again.socket:
                 again.run = peer.run
                 again.report(written=1)
@@ -196,7 +196,7 @@ class TestGaps:
             thread = threading.Thread(target=send, args=(peers, *range(100)))
             thread.start()
             time.sleep(0.3)
-            assert peers.service.accounting.totals().processed < 20
+            assert peers.source.accounting.totals().processed < 20
             peer.begin()
             for number in range(1, 101):
                 assert peer.numbers(1) == [number]
@@ -249,11 +249,11 @@ class TestHostile:
 
     def test_a_port_in_use(self) -> None:
         with recorded() as (peers, _):
-            taken = str(peers.service.record_endpoint)
+            taken = str(peers.source.record_endpoint)
             with pytest.raises(ConfigError, match="record: expected an endpoint that is free"), bench(record=taken):
                 pass
 
     def test_off_unless_configured(self) -> None:
         with bench() as peers:
-            assert peers.service.record_endpoint is None
+            assert peers.source.record_endpoint is None
             assert peers.next("status").header["recording"] is None

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.errors import ConfigError, FileError
-from stream.config import ServeConfig, add_options, config_text, read_config
+from stream.config import ServeConfig
+from stream.config_file import add_options, config_text, read_configs
 
 OTHER: dict[str, Any] = {str: "other", int: 33, float: 0.5, bool: True}
 
@@ -19,6 +20,11 @@ def write(path: Path, text: str) -> Path:
     file = path / "atomstream.toml"
     file.write_text(text)
     return file
+
+
+def read_config(path: Path | None, flags: dict[str, Any]) -> ServeConfig:
+    (config,) = read_configs(path, flags)
+    return config
 
 
 def refused(path: Path | None = None, **flags: str) -> str:
@@ -34,10 +40,10 @@ class TestFile:
             ServeConfig(source_name="OneView", sampling=0.125, policy="lossless", socket="pull", threads=2, json=True),
             ServeConfig(dark_reference='C:\\dark "1".npy', stop_after_seconds=2.5, preview_rate=0),
         ):
-            assert read_config(write(tmp_path, config_text(config)), {}) == config
+            assert read_config(write(tmp_path, config_text([config])), {}) == config
 
     def test_it_explains_every_option(self) -> None:
-        lines = config_text(ServeConfig()).splitlines()
+        lines = config_text([ServeConfig()]).splitlines()
         for option in fields(ServeConfig):
             (at,) = [
                 number for number, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{option.name} =")
@@ -115,3 +121,63 @@ class TestTogether:
     @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "x" * 65, "a\n"])
     def test_a_source_name_fits_in_a_topic_and_a_label(self, name: str) -> None:
         assert refused(source_name=name).startswith("source_name: expected 1 to 64 of ")
+
+
+class TestSources:
+    TWO = "output = 'tcp://127.0.0.1:6000'\npolicy = 'lossless'\nsocket = 'pull'\n"
+    TWO += "[[source]]\nsource_name = 'left'\nsampling = 0.1\n[[source]]\nsource_name = 'right'\npolicy = 'latest'\n"
+
+    def test_each_has_what_is_above_and_its_own(self, tmp_path: Path) -> None:
+        left, right = read_configs(write(tmp_path, self.TWO), {})
+        assert (left.source_name, left.policy, left.sampling) == ("left", "lossless", 0.1)
+        assert (right.source_name, right.policy, right.sampling) == ("right", "latest", None)
+        assert left.output == right.output == "tcp://127.0.0.1:6000"
+
+    def test_the_written_file_reads_back_as_it_was(self, tmp_path: Path) -> None:
+        configs = read_configs(write(tmp_path, self.TWO), {})
+        assert read_configs(write(tmp_path, config_text(configs)), {}) == configs
+
+    def test_they_share_the_cores_unless_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        text = self.TWO + "[[source]]\nsource_name = 'third'\nthreads = 5\n"
+        configs = read_configs(write(tmp_path, text), {})
+        assert [config.threads for config in configs] == [2, 2, 5]
+        assert [config.side_by_side for config in configs] == [2, 1, 5]
+        monkeypatch.setattr("os.cpu_count", lambda: 1)
+        assert [config.threads for config in read_configs(write(tmp_path, self.TWO), {})] == [1, 1]
+        assert read_config(None, {}).threads is None
+
+    def test_flags_for_all_and_for_the_only_one(self, tmp_path: Path) -> None:
+        path = write(tmp_path, self.TWO)
+        assert [config.json for config in read_configs(path, {"json": True})] == [True, True]
+        assert "--policy: expected an option that all 2 sources of" in refused(path, policy="latest")
+        one = write(tmp_path, "[[source]]\nsource_name = 'left'\nsampling = 0.1\n")
+        assert read_config(one, {"sampling": "0.2", "dose": "5"}).sampling == 0.2
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (
+                "[[source]]\n[[source]]",
+                "source_name: expected a name of its own for each source, got 'camera' 2 times",
+            ),
+            ("[[source]]\nsource_name='a'\n[[source]]\nsource_name='a'", "got 'a' 2 times: set another source_name"),
+            (
+                "record = 'tcp://127.0.0.1:1'\n[[source]]\nsource_name='a'\n[[source]]",
+                "record: expected an endpoint of its own for each source, got 'tcp://127.0.0.1:1' 2 times: ",
+            ),
+            ("[source]\nsource_name = 'a'", "expected [[source]] once for each source, got {'source_name': 'a'}: "),
+            ("source = 3", "expected [[source]] once for each source, got 3: "),
+            ("source = []", "expected [[source]] once for each source, got []: "),
+            ("[[source]]\nmodell = 'x'", "expected a known option, got 'modell': did you mean 'model'?"),
+            (
+                "[[source]]\nmetrics_port = 1",
+                "expected metrics_port, which all sources share, above the first",
+            ),
+            ("[[source]]\n[[source]]\nsource_name='b'\nthreads = 0", "[[source]] 2: threads: expected a whole number"),
+        ],
+    )
+    def test_mistakes(self, tmp_path: Path, text: str, expected: str) -> None:
+        said = refused(write(tmp_path, text))
+        assert expected in said
+        assert "\n" not in said

@@ -89,9 +89,36 @@ def test_a_frame_that_cannot_be_processed_is_told_and_passed_over(
     assert "frame 1: Engine expects" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", [(2, 3), (6,)])
+def test_triplets_for_a_model_of_three_images(
+    tmp_path: Path, movie: Path, build_tiny_model: Callable[..., Path], form: tuple[int, ...]
+) -> None:
+    """The first and the last of each have moved: the atoms are those of the middle one."""
+    model = build_tiny_model(channels=3)
+    still, moved = np.load(movie)
+    np.save(tmp_path / "triplets.npy", np.stack([moved, still, moved] * 2).reshape(*form, 90, 96))
+    pictures = ("--overlay", tmp_path / "overlay.png", "--overlay-frame", 1)
+    arguments = ("--sampling", 0.12, "--output", tmp_path / "atoms.csv", *pictures)
+    assert detect(model, tmp_path / "triplets.npy", *arguments) == 0
+    rows = read(tmp_path / "atoms.csv")
+    assert [row["frame"] for row in rows] == ["0"] * 3 + ["1"] * 3
+    for frame in "01":
+        np.testing.assert_allclose(positions([row for row in rows if row["frame"] == frame]), WHERE, atol=0.3)
+    assert (tmp_path / "overlay.png").exists()
+
+
+def test_frames_that_are_no_triplets_are_told(
+    movie: Path, build_tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert detect(build_tiny_model(channels=3), movie, "--sampling", 0.12) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "got 2 frames, which three does not divide" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--sampling", "0.12", "--max-drift", "-1"], "--max-drift: expected a number of A from 0 on, got -1"),
         (["--sampling", "3"], "expects a sampling"),  # no frame of the file can be processed
         ([], "state it with --sampling"),
         (["--sampling", "-1"], "--sampling: expected a number over 0"),

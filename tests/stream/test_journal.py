@@ -12,7 +12,7 @@ class Told:
     def __init__(self) -> None:
         self.faults: list[tuple[str, str]] = []
         self.now_s = 0.0
-        self.journal = Journal(lambda reason, message: self.faults.append((reason, message)), lambda: self.now_s)
+        self.journal = Journal(lambda reason, message: self.faults.append((reason, message)), lambda: self.now_s, "cam")
 
 
 def test_one_line_a_second_a_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from engine.errors import ConfigError
 from stream.accounting import REASONS
-from stream.metrics import STAGES, Metrics
+from stream.metrics import STAGES, Instruments, Metrics
 
 
 @pytest.fixture
@@ -77,11 +77,13 @@ def test_another_device_takes_the_place_of_the_first(metrics: Metrics) -> None:
     assert 'backend="openvino f32"' in lines[0]
 
 
-def test_served_on_loopback(metrics: Metrics) -> None:
-    with metrics.serve("127.0.0.1", 0) as server:
+def test_served_on_loopback() -> None:
+    instruments = Instruments()
+    Metrics("cam", "graphene", "openvino int8", ("C",), lambda: 3, instruments)
+    with instruments.serve("127.0.0.1", 0) as server:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=30) as answer:
             assert b"atomstream_frames_received_total" in answer.read()
         with pytest.raises(ConfigError, match=f"metrics_port: expected a free port, got 127.0.0.1:{server.port}"):
-            metrics.serve("127.0.0.1", server.port)
+            instruments.serve("127.0.0.1", server.port)
     with socket.create_server(("127.0.0.1", server.port)):  # given back
         pass

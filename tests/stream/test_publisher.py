@@ -138,22 +138,22 @@ class TestSocket:
     def test_a_subscriber_that_never_reads_holds_nobody_up(self) -> None:
         with (
             zmq.Context() as context,
-            Publisher(context, ANY_PORT, "cam", hwm=2) as publisher,
+            Publisher(context, ANY_PORT, hwm=2) as publisher,
             context.socket(zmq.SUB) as sleepy,
         ):
             sleepy.linger, sleepy.rcvhwm = 0, 1
             sleepy.subscribe(b"")
             sleepy.connect(publisher.endpoint)
             while not sleepy.poll(10):
-                publisher.publish("status", {})
+                publisher.publish("status", "cam", {})
             picture = np.zeros((1000, 1000), np.uint8)
             for number in range(200):
-                publisher.publish("preview", {"frame": number}, picture)
+                publisher.publish("preview", "cam", {"frame": number}, picture)
 
     def test_port_in_use(self) -> None:
         with (
             zmq.Context() as context,
-            Publisher(context, ANY_PORT, "cam", hwm=2) as first,
+            Publisher(context, ANY_PORT, hwm=2) as first,
             pytest.raises(ConfigError, match=r"output: expected an endpoint that is free, got .* choose another port"),
         ):
-            Publisher(context, first.endpoint, "cam", hwm=2)
+            Publisher(context, first.endpoint, hwm=2)

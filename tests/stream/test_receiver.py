@@ -107,6 +107,15 @@ def test_an_array_outlives_the_message_and_the_socket(context: zmq.Context[zmq.S
         assert pixels.tolist() == list(range(200))
 
 
+@pytest.mark.parametrize("sent", [0, 3, 6])
+def test_what_waits_at_the_end_but_no_more_than_may(context: zmq.Context[zmq.Socket[bytes]], sent: int) -> None:
+    with receiver(context, "inproc://frames", hwm=4) as frames, sender(context, zmq.PUSH) as push:
+        push.connect("inproc://frames")  # within a process what is sent is there at once
+        for number in range(sent):
+            push.send_multipart([b"%d" % number, b"pixels"])
+        assert [bytes(parts[0]) for parts in frames.left()] == [b"%d" % number for number in range(min(sent, 4))]
+
+
 def test_it_holds_a_sender_back(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """More than the high-water marks and the network's own buffers hold waits in the sender."""
     with sender(context, zmq.PUSH) as push:

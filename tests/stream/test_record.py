@@ -35,7 +35,7 @@ def service(**options: object) -> Iterator[Bench]:
 def recorder(peers: Bench, path: Path, *flags: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, connected; killed at the end if it still runs."""
     code = f"import sys; {before}from stream.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "record", "--endpoint", str(peers.service.record_endpoint)]
+    command = [sys.executable, "-c", code, "record", "--endpoint", str(peers.source.record_endpoint)]
     command += ["--output", str(path), "--reserve-MB", "1", "--json", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
@@ -46,7 +46,7 @@ def recorder(peers: Bench, path: Path, *flags: str, before: str = "") -> Iterato
 
 
 def recording(peers: Bench) -> dict[str, object]:
-    status: dict[str, object] = peers.service._status(time.perf_counter())["recording"]
+    status: dict[str, object] = peers.source._outlet.figures(time.perf_counter())["recording"]
     return status
 
 

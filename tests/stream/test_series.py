@@ -51,8 +51,15 @@ def test_frames_0_and_1_in_order_are_one_series() -> None:
     assert follow((None, 0), (None, 1), (None, 2)) == [1, 1, 1]
 
 
-def test_single_shots_that_are_all_frame_0_are_series_each() -> None:
-    assert follow((None, 0), (None, 0), (None, 0)) == [1, 2, 3]
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_sender_that_does_not_count_sends_one_series(number: int) -> None:
+    tracker = SeriesTracker()
+    places = [tracker.place(None, number) for _ in range(3)]
+    assert places == [Place(1, 0, None), Place(1, 0, 1), Place(1, 0, 1)]
+
+
+def test_after_it_has_counted_frame_0_begins_a_series_once() -> None:
+    assert follow((None, 0), (None, 0), (None, 1), (None, 0), (None, 0)) == [1, 1, 1, 2, 2]
 
 
 def test_a_new_name_begins_a_new_series_whatever_its_number() -> None:

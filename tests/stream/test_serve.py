@@ -26,11 +26,11 @@ from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
 from stream import serve
 from stream.cli import main
-from stream.config import ServeConfig
 from stream.messages import encode
 from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
 from tests.engine.test_gpu_detector import HostNetwork
 from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
+from tests.stream.test_sources import two
 
 ATOMSTREAM = (sys.executable, "-c", "import sys; from stream.cli import main; sys.exit(main())")
 SUMMARY = {"received", "processed", "dropped", "fps", "latency_ms", "in_time", "atoms_mean", "model", "backend"}
@@ -213,7 +213,7 @@ class TestShown:
     def test_a_terminal_gets_a_panel_that_is_kept_up_to_date(self, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = io.StringIO()
         monkeypatch.setattr(serve, "Console", lambda: Console(file=screen, force_terminal=True, width=80))
-        with bench(FakeDetector()) as peers, serve._display(ServeConfig(), peers.service) as show:
+        with bench(FakeDetector()) as peers, serve._display(peers.service) as show:
             show()
             peers.sender.send_multipart([b"?"])
             while not peers.next("status").header["dropped"]:
@@ -226,9 +226,52 @@ class TestShown:
     def test_elsewhere_a_line_is_due_every_five_seconds(self, capsys: pytest.CaptureFixture[str]) -> None:
         times_s = iter((100.0, 104.0, 105.5, 106.0, 110.0))
         with bench() as peers:
-            lines = serve._Lines("cam", peers.service, lambda: next(times_s))
+            lines = serve._Lines(peers.service, lambda: next(times_s))
             for _ in range(4):
                 lines()
         out = capsys.readouterr().out.splitlines()
         assert len(out) == 2
-        assert out[0].startswith("cam · frames 0.0/s in, 0.0/s out · latency - · ")
+        assert out[0].startswith("camera · frames 0.0/s in, 0.0/s out · latency - · ")
+
+
+class TestSeveral:
+    """A file with two sources."""
+
+    def config(self, folder: Path, model: Path, left: str, right: str) -> Path:
+        common = f"model = '{model}'\nprecision = 'f32'\nsocket = 'pull'\npolicy = 'lossless'\n"
+        common += "output = 'tcp://127.0.0.1:*'\nmetrics_port = 0\nstop_after_frames = 30\njson = true\n"
+        tables = [f"[[source]]\nsource_name = '{name}'\ninput = '{at}'\n" for name, at in (("a", left), ("b", right))]
+        path = folder / "two.toml"
+        path.write_text(common + "".join(tables))
+        return path
+
+    def test_each_is_told_and_summed_up(
+        self, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with sending(10) as left, sending(20) as right:
+            assert main(["serve", "--config", str(self.config(tmp_path, tiny_model, left, right))]) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        summaries = json.loads(last)["sources"]
+        assert [summaries[name]["processed"] for name in ("a", "b")] == [10, 20]
+        assert summaries["a"].keys() == SUMMARY
+        assert lines[0].startswith(f"a: Frames from {left}, atoms at ")
+        assert lines[1].startswith(f"b: Frames from {right}, atoms at ")
+        assert lines[-2].startswith("source a · received 10 · ")
+        assert lines[-1].startswith("source b · received 20 · ")
+
+    def test_one_name_is_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "twice.toml"
+        path.write_text("[[source]]\n[[source]]\n")
+        assert main(["serve", "--config", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("atomstream: source_name: expected a name of its own for each source, got 'camera' ")
+        assert err.count("\n") == 1
+
+    def test_a_panel_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = io.StringIO()
+        monkeypatch.setattr(serve, "Console", lambda: Console(file=screen, force_terminal=True, width=80))
+        with two() as peers, serve._display(peers.service) as show:
+            show()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+        assert "left · fake 1 · fake f32" in text
+        assert "right · fake 1 · fake f32" in text

@@ -102,12 +102,12 @@ class TestPolicies:
             assert gate.reached.wait(PATIENCE_S)
             for number in range(2, 11):
                 peers.send(number)
-            wait_until(lambda: peers.service.accounting.totals().dropped == {"superseded": 8})
-            assert peers.service.accounting.totals().waiting == 2
+            wait_until(lambda: peers.source.accounting.totals().dropped == {"superseded": 8})
+            assert peers.source.accounting.totals().waiting == 2
             gate.open.set()
             assert [peers.next("atoms").header["frame"] for _ in range(2)] == [1, 10]
             assert peers.until_settled(10) == {"superseded": 8}
-            assert peers.service.accounting.totals().processed == 2
+            assert peers.source.accounting.totals().processed == 2
 
     def test_latest_under_a_flood_stays_fresh_and_balanced(self) -> None:
         slow = FakeDetector(before_infer=lambda prepared: time.sleep(0.005))
@@ -115,7 +115,7 @@ class TestPolicies:
             for number in range(400):
                 peers.send(number, frame_interval=0.001)
             dropped = peers.until_settled(400)
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         assert totals.received == 400 == totals.processed + dropped["superseded"]
         assert totals.processed >= 2
         assert dropped.keys() == {"superseded"}
@@ -127,7 +127,7 @@ class TestPolicies:
             sending.start()
             numbers = [peers.next("atoms").header["frame"] for _ in range(300)]
             sending.join(PATIENCE_S)
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         assert numbers == list(range(300))
         assert totals.dropped == {}
         assert totals.missing == 0
@@ -222,7 +222,7 @@ class TestHostile:
             assert peers.next("event").header["reason"] == "connection"
             peers.send(3)
             assert peers.next("atoms").header["frame"] == 3
-            assert peers.service.accounting.totals().received == 2
+            assert peers.source.accounting.totals().received == 2
 
     def test_a_fault_is_told_to_subscribers_at_a_bounded_rate(self) -> None:
         with bench() as peers:
@@ -261,7 +261,7 @@ class TestHostile:
             assert gate.reached.wait(PATIENCE_S)
             for number in (2, 3, 4):
                 peers.send(number, dose=10.0)
-            wait_until(lambda: peers.service.accounting.totals().received == 4)
+            wait_until(lambda: peers.source.accounting.totals().received == 4)
             gate.open.set()
             assert [peers.next("atoms").header["dose_total_e_A2"] for _ in range(2)] == [10, 40]
 
@@ -379,7 +379,7 @@ class TestSeries:
                 peers.sender.send(message)
             answer = peers.next("atoms").header
             assert peers.until_settled(2) == {"not_cbor": 1}
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         assert (answer["frame"], answer["series"], answer["shape"], answer["sampling_A"]) == (3, 7, [2, 8], 0.1)
         assert (totals.received, totals.processed) == (2, 1)
 
@@ -400,7 +400,7 @@ class TestTriplets:
                 peers.send(number, series="a", defocus=defocus, dose=10.0)
             answer = peers.next("atoms")
             assert peers.until_settled(3) == {}
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         header, (frame,) = answer.header, detector.seen
         assert (totals.received, totals.processed, totals.waiting, totals.atoms_mean) == (3, 3, 0, 1)
         assert (header["frame"], header["series"], header["members"]) == (2, "a", [1, 2, 0])
@@ -409,6 +409,30 @@ class TestTriplets:
         assert frame.defocus_A == (-50, 0, 50)
         assert frame.pixels[:, 0, 0].tolist() == [1, 2, 0]
         assert answer.arrays["x"].tolist() == [1]
+
+    def test_the_dose_of_a_repeated_member_is_booked_once(self) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
+            for number in (0, 0, 1, 2, 1):
+                peers.send(number, series="a", dose=10.0)
+            assert peers.next("atoms").header["dose_total_e_A2"] == 30
+            assert peers.until_settled(5) == {"triplet_repeated": 2}
+            assert peers.source.accounting.totals().dose_total_e_A2 == 30
+
+    def test_a_drift_that_may_be_a_lattice_vector_off_is_told_and_counted(self) -> None:
+        rows, columns = np.mgrid[:96, :96]
+        with bench(FakeDetector(TRIPLETS), triplets="count", max_drift=1.6) as peers:
+            for number, shift in enumerate((8, 0, 8)):
+                waves = np.cos((rows - shift) * np.pi / 8) + np.cos(columns * np.pi / 8)
+                peers.send(number, (1000 + 100 * waves).astype(np.uint16))
+            answer = peers.next("atoms").header
+            assert (answer["drift_certain"], len(answer["warnings"])) == (False, 1)
+            assert answer["warnings"][0].startswith("Drift expects one shift that fits best, got another one")
+            while not peers.next("status").header["drift_uncertain"]:
+                pass
+            counted = peers.source.metrics.registry.get_sample_value(
+                "atomstream_drift_uncertain_total", {"source": "camera"}
+            )
+        assert counted == 1
 
     def test_one_message_of_three_images(self) -> None:
         with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
@@ -422,7 +446,7 @@ class TestTriplets:
             for number in (0, 2, 1, 3, 5, 4):
                 peers.send(number, frame_interval=0.5)
             headers = [peers.next("atoms").header for _ in range(2)]
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         assert [header["members"] for header in headers] == [[0, 1, 2], [3, 4, 5]]
         assert headers[-1]["frame_interval_ms"] == 1500
         assert totals.missing == 0
@@ -433,7 +457,7 @@ class TestTriplets:
                 peers.send(number, frame_interval=0.5)
             headers = [peers.next("atoms").header for _ in range(3)]
             assert peers.until_settled(5) == {}
-            totals = peers.service.accounting.totals()
+            totals = peers.source.accounting.totals()
         assert [header["members"] for header in headers] == [[0, 1, 2], [3, 1, 2], [3, 4, 2]]
         assert [header["frame"] for header in headers] == [2, 3, 4]
         assert headers[-1]["frame_interval_ms"] == 500
@@ -455,10 +479,10 @@ class TestTriplets:
             assert gate.reached.wait(PATIENCE_S)
             for number in range(3, 9):
                 peers.send(number)
-            wait_until(lambda: peers.service.accounting.totals().dropped == {"superseded": 3})
+            wait_until(lambda: peers.source.accounting.totals().dropped == {"superseded": 3})
             gate.open.set()
             assert peers.until_settled(9) == {"superseded": 3}
-            assert peers.service.accounting.totals().processed == 6
+            assert peers.source.accounting.totals().processed == 6
 
     def test_a_fault_of_the_engine_counts_for_all_its_frames(self) -> None:
         with bench(FakeDetector(TRIPLETS), triplets="count") as peers:
@@ -470,8 +494,8 @@ class TestTriplets:
         with bench(FakeDetector(TRIPLETS)) as peers:
             for number in (0, 1):
                 peers.send(number, series="a")
-            wait_until(lambda: peers.service.accounting.totals().received == 2)
-        totals = peers.service.accounting.totals()
+            wait_until(lambda: peers.source.accounting.totals().received == 2)
+        totals = peers.source.accounting.totals()
         assert (totals.dropped, totals.waiting) == ({"stopping": 2}, 0)
 
     def test_references_are_applied_before_the_images_are_moved(self, tmp_path: Path) -> None:
@@ -515,7 +539,7 @@ class TestStatus:
             peers.send(1)
             peers.sender.send_multipart([b"?"])
             peers.until_settled(2)
-            registry, source = peers.service.metrics.registry, {"source": "camera"}
+            registry, source = peers.source.metrics.registry, {"source": "camera"}
         for name, labels, value in (
             ("frames_received_total", {}, 2),
             ("frames_processed_total", {}, 1),
@@ -533,9 +557,9 @@ class TestEnd:
             peers.send(1)
             assert gate.reached.wait(PATIENCE_S)
             peers.send(2)
-            wait_until(lambda: peers.service.accounting.totals().received == 2)
+            wait_until(lambda: peers.source.accounting.totals().received == 2)
             threading.Timer(0.1, gate.open.set).start()
-        totals = peers.service.accounting.totals()
+        totals = peers.source.accounting.totals()
         assert (totals.received, totals.processed, totals.dropped, totals.waiting) == (2, 1, {"stopping": 1}, 0)
 
     def test_lossless_answers_what_waits(self) -> None:
@@ -543,10 +567,19 @@ class TestEnd:
         with bench(FakeDetector(before_infer=gate), policy="lossless") as peers:
             for number in range(4):
                 peers.send(number)
-            wait_until(lambda: peers.service.accounting.totals().received == 4)
+            wait_until(lambda: peers.source.accounting.totals().received == 4)
             threading.Timer(0.1, gate.open.set).start()
-        totals = peers.service.accounting.totals()
+        totals = peers.source.accounting.totals()
         assert (totals.processed, totals.dropped, totals.waiting) == (4, {}, 0)
+
+    def test_what_zeromq_still_holds_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        held = [[memoryview(part) for part in encode(np.zeros((4, 5), np.uint16), frame=one)] for one in (7, 8)]
+        monkeypatch.setattr("stream.receiver.Receiver.left", lambda receiver: [*held, [memoryview(b"?")]])
+        with bench(policy="lossless", sampling=0.2) as peers:
+            pass
+        totals = peers.source.accounting.totals()
+        assert (totals.received, totals.waiting) == (3, 0)
+        assert totals.dropped == {"stopping": 2, "wrong_parts": 1}
 
     def test_the_last_status_is_complete(self) -> None:
         with bench() as peers:
@@ -556,15 +589,15 @@ class TestEnd:
             while peers.next("event").header["event"] != "stopping":
                 pass
             assert peers.next("status").header["processed"] == 1
-        assert peers.service.status["processed"] == 1
+        assert peers.source.status["processed"] == 1
 
     def test_a_port_in_use_leaves_nothing_behind(self) -> None:
         with bench() as peers:
-            _, taken = peers.service.endpoints
+            _, taken = peers.endpoints
             before = threading.active_count()
             config = ServeConfig(input=ANY_PORT, input_role="bind", output=taken, metrics_port=0)
             with pytest.raises(ConfigError, match="output: expected an endpoint that is free"):
-                Service(config, FakeDetector()).__enter__()  # type: ignore[arg-type]
+                Service([config], [FakeDetector()]).__enter__()  # type: ignore[list-item]
             wait_until(lambda: threading.active_count() == before)
 
     def test_an_endless_sender_does_not_keep_it_from_stopping(self) -> None:
@@ -580,11 +613,11 @@ class TestEnd:
                         number += 1
 
             with bench() as peers:
-                sender.connect(peers.service.endpoints[0])
+                sender.connect(peers.endpoints[0])
                 thread = threading.Thread(target=send)
                 thread.start()
-                wait_until(lambda: peers.service.accounting.totals().processed > 10)
+                wait_until(lambda: peers.source.accounting.totals().processed > 10)
             stop.set()
             thread.join(PATIENCE_S)
-        totals = peers.service.accounting.totals()
+        totals = peers.source.accounting.totals()
         assert totals.received == totals.processed + sum(totals.dropped.values())

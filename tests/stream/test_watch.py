@@ -29,7 +29,7 @@ def run(peers: Bench, *flags: str) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     try:
-        assert main(["watch", "--endpoint", peers.service.endpoints[1], *flags]) == 0
+        assert main(["watch", "--endpoint", peers.endpoints[1], *flags]) == 0
     finally:
         enough.set()
         thread.join(PATIENCE_S)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from engine.errors import FrameError
 from engine.frame import Frame
-from stream.alignment import Stacker
 from stream.config import ServeConfig
 from stream.exposure import Exposure
 from stream.messages import decode, encode
 from stream.references import References
+from stream.stacker import Stacker
 from tests.engine.test_drift import shifted, textured
 
 SHAPE = (128, 160)
@@ -63,7 +63,7 @@ class TestDrift:
         apart = np.abs(ready.frame.pixels - image())[:, ~mask]
         assert apart.max() < 12  # of a contrast of 40
         assert ready.triplet is not None
-        assert ready.triplet.drift_certain
+        assert ready.triplet.drift_doubt is None
 
     def test_none(self) -> None:
         ready = stack(*[image()] * 3)
@@ -99,9 +99,25 @@ class TestDrift:
         by = stacker(max_drift=2)
         ready = stack(a + c, moved_a + b, b + moved_c, by=by)
         assert ready.triplet is not None
-        assert not ready.triplet.drift_certain
+        assert "two that contradict the third" in str(ready.triplet.drift_doubt)
         still = stack(*[image()] * 3, by=by, first=3)
         np.testing.assert_allclose(drift(still), [STILL] * 3, atol=0.02)
+
+    @pytest.mark.parametrize(("apart_px", "doubted"), [(3.0, False), (7.9, True), (11.0, True)])
+    def test_a_shift_that_a_lattice_vector_more_would_explain_as_well(self, apart_px: float, doubted: bool) -> None:
+        """Of a pattern that repeats every 16 pixels: 11 one way is 5 the other way."""
+        rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+
+        def pattern(shift: float) -> NDArray[np.float32]:
+            waves = np.cos((rows - shift) * np.pi / 8) + np.cos(columns * np.pi / 8)
+            return (1000 + 40 * waves + np.random.default_rng(3).normal(0, 5, SHAPE)).astype(np.float32)
+
+        by = stacker(max_drift=1.6)  # 8 px
+        ready = stack(pattern(apart_px), pattern(0), pattern(apart_px), by=by)
+        assert ready.triplet is not None
+        assert ("fits as well, a lattice vector away" in str(ready.triplet.drift_doubt)) == doubted
+        followed = stack(*[pattern(0)] * 3, by=by, first=3)
+        np.testing.assert_allclose(drift(followed), [STILL] * 3, atol=0.05)
 
     def test_switched_off(self) -> None:
         ready = stack(image((-2.0, 0.0)), image(), image((2.0, 0.0)), by=stacker(max_drift=0.0))

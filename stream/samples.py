@@ -1,0 +1,97 @@
+"""Recorded frames as a model takes them: each by itself, or three as a triplet whose drift is taken out as live."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from engine.errors import ConfigError, FileError
+from engine.frame import Frame
+from engine.shipped import find_spec
+from engine.spec import ModelSpec
+from stream.alignment import Aligner, read_image
+from stream.files import Recording
+from stream.references import References
+
+_SIZE = 3
+_NO_REFERENCES = References()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """What a detector takes at once, and what can be doubted in it."""
+
+    frame: Frame
+    warnings: tuple[str, ...] = ()
+
+
+class Samples:
+    """The samples of one recording, by number; in their order, since drift is followed from one to the next.
+
+    Parameters
+    ----------
+    channels : int
+        Images that the model takes. For three the file holds triplets (T, 3, H, W), or every three frames are one.
+    max_drift_A : float
+        As `serve` takes it.
+
+    Raises
+    ------
+    FileError
+        The file holds frames of which no such samples can be made.
+    """
+
+    def __init__(self, recording: Recording, sampling_A: float, channels: int, max_drift_A: float) -> None:
+        self._recording = recording
+        self._sampling_A = sampling_A
+        self._channels = channels
+        self._grouped = channels == _SIZE and recording.images == 1
+        self._aligner = Aligner(max_drift_A)
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self._recording) // (_SIZE if self._grouped else 1)
+
+    def __getitem__(self, number: int) -> Sample:
+        """FileError where the file cannot be read there."""
+        if self._channels != _SIZE:
+            return Sample(Frame(self._recording[number], self._sampling_A))
+        if self._grouped:
+            images = [self._recording[_SIZE * number + one] for one in range(_SIZE)]
+        else:
+            images = list(self._recording[number])
+        read = [read_image(image, None, _NO_REFERENCES) for image in images]
+        aligned = self._aligner.align(read, self._sampling_A, None)
+        warnings = () if aligned.doubt is None else (aligned.doubt,)
+        return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), warnings)
+
+    def _check(self) -> None:
+        path, frames = self._recording.path, len(self._recording)
+        if self._grouped and frames % _SIZE:
+            raise FileError(
+                f"{path}: expected triplets (T, 3, H, W), or frames (T, H, W) of which every three are one, "
+                f"got {frames} frames, which three does not divide: cut the file, or load a model for single frames"
+            )
+        if self._channels != _SIZE and self._recording.images != 1:
+            raise FileError(
+                f"{path}: expected single frames (T, H, W), got triplets (T, 3, H, W): "
+                "load a model for triplets, or save the images one after the other"
+            )
+
+
+def add_drift_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag of those who make triplets of recorded frames."""
+    parser.add_argument(
+        "--max-drift", type=float, default=1.0, metavar="A", help="between images of a triplet; 0: none taken out (1)"
+    )
+
+
+def check_drift(max_drift_A: float) -> None:
+    """ConfigError for what no drift can be."""
+    if not 0 <= max_drift_A < 1e9:
+        raise ConfigError(f"--max-drift: expected a number of A from 0 on, got {max_drift_A:g}: correct it")
+
+
+def model_channels(model: str) -> int:
+    """Images that a model takes, before it is loaded."""
+    return ModelSpec.read(find_spec(model)).channels
