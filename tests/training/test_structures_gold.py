@@ -80,7 +80,7 @@ def test_a_support_touches_and_does_not_overlap(edge_on: float, supports: tuple[
 
 def test_supports_have_their_density() -> None:
     rng = np.random.default_rng(0)
-    atoms, numbers = ceria(40.0, 20.0, rng)
+    _, numbers = ceria(40.0, 20.0, rng)
     assert (numbers == 58).sum() == pytest.approx(4 * 40 * 40 * 20 / 5.411**3, rel=0.06)
     assert (numbers == 8).sum() == pytest.approx(2 * (numbers == 58).sum(), rel=0.06)
     assert len(carbon(40.0, 20.0, rng)[0]) == pytest.approx(0.09 * 40 * 40 * 20, rel=0.06)

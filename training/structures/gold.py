@@ -105,13 +105,13 @@ def _along(zone: tuple[int, int, int]) -> Points:
 
 
 def _twinned(radius_A: float, rng: np.random.Generator) -> Points:
-    """Wedges of a crystal along [110], mirrored at (111): two, or the five of a decahedron, opened to fill the circle."""
+    """Wedges of a crystal along [110], mirrored at (111): two, or the five of a decahedron, opened to a circle."""
     rows = np.stack(np.mgrid[-30:31, -30:31], axis=-1).reshape(-1, 2)
     # Columns of [110]: along a (111) plane every 2.50 A, planes every 2.355 A, each a third of two columns further.
     along, between = LATTICE_A * np.sqrt(6) / 4, LATTICE_A / np.sqrt(3)
     plane = np.stack([(rows[:, 0] - rows[:, 1] / 3) * 2 * along, rows[:, 1] * between], axis=1)
     height = np.repeat([0, BOND_A / 2], len(plane))  # every other column of a row lies half a bond higher
-    plane = np.concatenate([plane, plane + [along, 0]])
+    plane = np.concatenate([plane, plane + np.array([along, 0])])
     parts = []
     if rng.random() < 0.5:
         kept = plane[:, 1] > -1e-6
@@ -132,7 +132,8 @@ def _twinned(radius_A: float, rng: np.random.Generator) -> Points:
     flat = np.concatenate(parts)
     flat[:, 1:] += rng.uniform(-0.3, 0.3, 2) * radius_A
     layers = int(2 * radius_A / BOND_A) + 1
-    atoms = np.concatenate([flat + [(k - layers / 2) * BOND_A, 0, 0] for k in range(layers + 1)])
+    heights = (np.arange(layers + 1) - layers / 2) * BOND_A
+    atoms = np.concatenate([flat + np.array([height, 0, 0]) for height in heights])
     inside = np.hypot(atoms[:, 1], atoms[:, 2]) + 0.35 * np.abs(atoms[:, 0]) < radius_A
     return atoms[inside & (np.abs(atoms[:, 0]) < radius_A)]
 

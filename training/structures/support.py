@@ -30,7 +30,7 @@ def ceria(cell_A: float, thick_A: float, rng: np.random.Generator) -> tuple[Poin
     angle, lean = rng.uniform(0, 2 * np.pi), rng.uniform(-0.04, 0.04)
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     tilt = np.array([[np.cos(lean), -np.sin(lean), 0], [np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
-    atoms = atoms @ (tilt @ turn @ zone).T + [thick_A / 2, cell_A / 2, cell_A / 2]
+    atoms = atoms @ (tilt @ turn @ zone).T + np.array([thick_A, cell_A, cell_A]) / 2
     atoms += rng.normal(0, 0.06, atoms.shape)
     inside = np.all((atoms >= 0) & (atoms < [thick_A, cell_A, cell_A]), axis=1)
     return atoms[inside], numbers[inside]
