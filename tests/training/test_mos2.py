@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from engine.drift import register
-from tests.training.specimens import ROUND, thin
+from tests.training.specimens import ROUND, thin, thin_sites
 from training.bound import position_bound_pm
 from training.dataset import VIEWS, Samples
-from training.exit_waves import Specimen, exit_wave
+from training.exit_waves import Specimen
 from training.export import Exported
 from training.fit import fit, loss_terms, new_network, read_network
 from training.imaging import Shot, shoot
@@ -45,9 +45,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def specimen(recipe: Recipe) -> Specimen:
-    structure = recipe.structures.draw(np.random.default_rng(3))
-    wave = exit_wave(structure.atoms_A, (CELL_A, CELL_A), 80.0, structure.numbers)
-    return Specimen(wave, structure.sites)
+    return thin_sites(recipe.structures.draw(np.random.default_rng(3)).sites, CELL_A)
 
 
 def triplet(specimen: Specimen, seed: int = 0, **options: object) -> Shot:
