@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ FIRST_ORDER_A = 2.13
 MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
 LEAST_COSINE = 0.8
+_ONE_SIGN = 0.4  # 0: as much of one sign as of the other, 1: all of one
 
 
 def graphene_sign(
@@ -53,6 +55,24 @@ def mos2_sign(
         said.append(_invariant(image - image.mean(), truth, sampling_A, stride_A, MOS2_FIRST_ORDER_A))
     cosine, sign, weight = np.concatenate(said, axis=1)
     return bool(weight.sum() > 0 and (cosine * sign).sum() >= LEAST_COSINE * weight.sum())
+
+
+def column_sign(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+) -> bool:
+    """The rule of columns of a particle: most of them are bright, or most dark, against what is around them.
+
+    Thick and thin columns may differ, so a majority is asked for, weighted with the contrast.
+    """
+    image, reach_px = images[0], 1.3 / sampling_A
+    around = cv2.GaussianBlur(image, (0, 0), reach_px, borderType=cv2.BORDER_REFLECT_101)
+    at = np.floor(positions_A[0] / sampling_A).astype(int)
+    at = at[np.all((at >= 0) & (at < image.shape), axis=1)]
+    contrast = (image - around)[at[:, 0], at[:, 1]]
+    return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
 
 
 def decidable(

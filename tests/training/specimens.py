@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import frequencies
 from training.ranges import ImageRanges
-from training.scattering import carbon_phase
+from training.scattering import atom_phase
 from training.structures.graphene import SheetRanges, sheet
 from training.structures.structure import Sites
 
@@ -43,15 +43,23 @@ SHARP = replace(
 
 
 def thin(positions_A: NDArray[np.float64], cell_A: float = CELL_A) -> Specimen:
-    """A specimen of the (N, 2) positions (y, x)."""
+    """A specimen of carbon atoms at the (N, 2) positions (y, x)."""
+    return thin_sites(Sites.of_carbon(positions_A), cell_A)
+
+
+def thin_sites(sites: Sites, cell_A: float) -> Specimen:
+    """A specimen of these sites, their atoms in one plane."""
     size = round(cell_A / SAMPLING_A)
     ky, kx = frequencies((size, size), SAMPLING_A)
     along_y, along_x = (
-        np.exp(-2j * np.pi * k.reshape(-1, 1) * at) for k, at in zip((ky, kx), positions_A.T, strict=True)
+        np.exp(-2j * np.pi * k.reshape(-1, 1) * at) for k, at in zip((ky, kx), sites.positions_A.T, strict=True)
     )
-    spectrum = (along_y @ along_x.T) * carbon_phase((size, size), SAMPLING_A, VOLTAGE_KV)
+    spectrum = sum(
+        (along_y * atoms @ along_x.T) * atom_phase(number, (size, size), SAMPLING_A, VOLTAGE_KV)
+        for number, atoms in zip(sites.elements, sites.content.T, strict=True)
+    )
     phase = np.fft.ifft2(spectrum).real / SAMPLING_A**2
-    return Specimen(np.exp(1j * phase).astype(np.complex64), Sites.of_carbon(positions_A))
+    return Specimen(np.exp(1j * phase).astype(np.complex64), sites)
 
 
 def sheet_specimen(seed: int, ranges: SheetRanges = CALM) -> Specimen:

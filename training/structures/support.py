@@ -1,0 +1,36 @@
+"""What particles lie on: slabs of amorphous carbon and of CeO2 over the whole cell, from z = 0 on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CERIA_A = 5.411
+_CARBON_PER_A3 = 0.09
+
+Points = NDArray[np.float64]
+
+
+def carbon(cell_A: float, thick_A: float, rng: np.random.Generator) -> tuple[Points, NDArray[np.uint8]]:
+    """Atoms anywhere: at these doses, only density and element of an amorphous film are seen."""
+    count = rng.poisson(cell_A**2 * thick_A * _CARBON_PER_A3)
+    return rng.uniform(0, 1, (count, 3)) * [thick_A, cell_A, cell_A], np.full(count, 6, np.uint8)
+
+
+def ceria(cell_A: float, thick_A: float, rng: np.random.Generator) -> tuple[Points, NDArray[np.uint8]]:
+    """Fluorite with [110] or [100] along the beam, a little off it, turned at random."""
+    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    oxygen = np.stack(np.mgrid[3 * (slice(0, 2),)], axis=-1).reshape(-1, 3) / 2 + 0.25
+    reach = int(cell_A * 0.75 / CERIA_A) + 2
+    corners = np.stack(np.mgrid[3 * (slice(-reach, reach + 1),)], axis=-1).reshape(-1, 1, 3)
+    atoms = ((corners + np.concatenate([fcc, oxygen])).reshape(-1, 3)) * CERIA_A
+    numbers = np.tile(np.repeat(np.uint8([58, 8]), [4, 8]), corners.shape[0])
+    half = np.sqrt(0.5)
+    zone = np.eye(3) if rng.random() < 0.5 else np.array([[half, half, 0], [-half, half, 0], [0, 0, 1]])
+    angle, lean = rng.uniform(0, 2 * np.pi), rng.uniform(-0.04, 0.04)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    tilt = np.array([[np.cos(lean), -np.sin(lean), 0], [np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
+    atoms = atoms @ (tilt @ turn @ zone).T + np.array([thick_A, cell_A, cell_A]) / 2
+    atoms += rng.normal(0, 0.06, atoms.shape)
+    inside = np.all((atoms >= 0) & (atoms < [thick_A, cell_A, cell_A]), axis=1)
+    return atoms[inside], numbers[inside]
