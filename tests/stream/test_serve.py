@@ -24,7 +24,7 @@ from engine import load_detector
 from engine.errors import DeviceError
 from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
-from stream import serve
+from stream import detectors, serve
 from stream.cli import main
 from stream.messages import encode
 from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
@@ -138,7 +138,7 @@ class TestLostDevice:
             spec = ModelSpec.read(tiny_model)
             network = HostNetwork(cuda_on_cpu, tiny_model, spec)
             detector = GpuDetector(spec, cuda_on_cpu, network, fallback=fallback)
-            monkeypatch.setattr(serve, "load_detector", lambda *arguments: detector)
+            monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
             with sending(frames) as endpoint:
                 more = ("--policy", "lossless", "--stop-after-frames", "5", "--json")
                 status = main(arguments(tiny_model, endpoint, *more))
