@@ -42,7 +42,8 @@ def _neighbours(positions_A: NDArray[np.float32], reach_A: float) -> NDArray[np.
     cells -= cells.min(axis=0)
     pairs = close_pairs(cells, tuple(cells.max(axis=0) + 1), reach_A / _CELL_A + np.sqrt(2))
     apart = positions_A[pairs[:, 0]] - positions_A[pairs[:, 1]]
-    return pairs[np.square(apart).sum(axis=1) <= reach_A * reach_A]
+    near: NDArray[np.intp] = pairs[np.square(apart).sum(axis=1) <= reach_A * reach_A]
+    return near
 
 
 def _within(pairs: NDArray[np.intp], score: NDArray[np.float32], most: int) -> NDArray[np.bool_]:

@@ -47,7 +47,7 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._sampling_A, self._header, self._sleep = folder, sampling_A, header, sleep
-        self._journal = Journal(lambda reason, message: None, clock)
+        self._journal = Journal(lambda reason, message: None, clock, "follow")
         self._unknown: set[str] = set()
         self.files = 0
         self.skipped: Counter[str] = Counter()
