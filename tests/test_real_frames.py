@@ -77,11 +77,6 @@ def test_none_is_dropped_and_the_order_is_kept(index: list[dict[str, str]], answ
 
 def test_atoms_have_three_neighbours(figures: dict[str, Any]) -> None:
     assert np.median(figures["three_fold"]) >= 0.96
-    assert np.mean(figures["three_fold"] > 0.9) >= 0.75
-
-
-@pytest.mark.xfail(reason="66 of the 84: in noise that hides the contrast's sign, hexagon centres pass for atoms")
-def test_in_four_of_five_frames_nine_of_ten_atoms_have_three_neighbours(figures: dict[str, Any]) -> None:
     assert np.mean(figures["three_fold"] > 0.9) >= 0.8
 
 
