@@ -21,6 +21,7 @@ _FOLDER = Path(__file__).parent
 _PAGE = _FOLDER.parent / "docs" / "performance.md"
 _PARTS = {  # by the name that --only takes: what is measured, and where
     "speed": {"speed": ("bench.speed", "measure_speed"), "precisions": ("bench.speed", "measure_precisions")},
+    "decoding": {"decoding": ("bench.decoding", "measure_decoding")},
     "torch": {"torch": ("bench.torch_script", "measure_script")},
     "lineage": {"lineage": ("bench.lineage", "measure_lineage")},
     "freshness": {"freshness": ("bench.freshness", "measure_freshness")},

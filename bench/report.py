@@ -11,6 +11,7 @@ BEGIN, END = "<!-- bench: begin, written by `make bench` -->", "<!-- bench: end 
 _FOLLOWS = 0.77  # share of the network's own rate that the path at 512 x 512 has to keep
 _SCRIPT, _LINEAGE = 8, 15  # times as fast as the script, as a network of the lineage's size
 _MEMORY_MB, _GROWTH = 600, 0.01
+_DECODED_MS, _RECEIVED_FPS = 2, 1000  # bitshuffle-LZ4 at 1024 x 1024; 512 x 512 on one core
 _STALE = 2  # processing times that an answer may be old
 
 Row = tuple[str, str, str, bool | None]  # what, measured, asked for, reached
@@ -46,6 +47,7 @@ def rows(results: dict[str, Any]) -> Iterator[Row]:
     for name, part in (
         ("speed", _speed),
         ("precisions", _precisions),
+        ("decoding", _decoding),
         ("torch", _torch),
         ("lineage", _lineage),
         ("memory", _memory),
@@ -91,6 +93,24 @@ def _speed(cases: list[dict[str, Any]]) -> Iterator[Row]:
 def _precisions(results: list[dict[str, Any]]) -> Iterator[Row]:
     for one in results:
         yield f"512 x 512 in {one['precision']}", f"{_rate(one['path'])}, network {_rate(one['network'])}", "", None
+
+
+def _decoding(result: dict[str, Any]) -> Iterator[Row]:
+    yield "1024 x 1024 uint16 decoded, as it is", f"{result['raw_ms']:.3f} ms", "", None
+    packed_ms, share = result["bslz4_ms"], result["packed_share"]
+    yield (
+        f"- bitshuffle-LZ4, packed to {share:.0%}",
+        f"{packed_ms:.2f} ms",
+        f"{_DECODED_MS} ms",
+        packed_ms <= _DECODED_MS,
+    )
+    received = result["received"]
+    yield (
+        "512 x 512 received and decoded on one core, no engine",
+        _rate(received),
+        f"{_RECEIVED_FPS} frames/s",
+        received["fps"] >= _RECEIVED_FPS,
+    )
 
 
 def _torch(result: dict[str, Any]) -> Iterator[Row]:
