@@ -145,6 +145,7 @@ class TestWhatIsShown:
         assert page.value("document.title") == "Atomstream"
 
     def test_hovering_tells_what_is_known_of_an_atom(self, page):
+        wait_until(lambda: page.text("#legend") == "C")  # the frames of the test before may still be shown
         box = page.value("(b => [b.left, b.top, b.width, b.height])(picture.getBoundingClientRect())")
         edge = min(box[2:])
         y, x = POSITIONS[1]
