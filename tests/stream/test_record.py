@@ -191,7 +191,7 @@ def test_a_write_that_fails(tmp_path: Path) -> None:
 
 def test_it_waits_for_a_service_that_comes_later(tmp_path: Path) -> None:
     with service() as first:
-        endpoint = str(first.service.record_endpoint)
+        endpoint = str(first.source.record_endpoint)
     code = "import sys; from stream.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "record", "--endpoint", endpoint, "--output", str(tmp_path / "a.h5")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:

@@ -158,7 +158,7 @@ class TestApart:
 
     def test_a_recorder_that_holds_one_back_leaves_the_other(self) -> None:
         """Nobody reads: the publish thread of the one waits in its full buffer."""
-        with two(record=ANY_PORT, record_hold=True, record_buffer_MB=0.001) as peers:
+        with two(record=ANY_PORT, record_hold=True, record_buffer_MB=0.004) as peers:
             for number in range(10):
                 peers.send("left", number)
             left, right = peers.service.sources

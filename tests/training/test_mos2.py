@@ -22,7 +22,7 @@ from training.recipes.recipe import Recipe
 from training.structures.mos2 import Mos2Ranges
 from training.unet import CLASSES
 
-CELL_A = 32.0
+CELL_A = 44.0
 FIELD_A = (16.0, 18.0)
 TRIPLET = replace(ROUND, focus_step_A=(20.0, 30.0), drift_px=3.0, drift_left_A=0.0, sampling_A=(0.15, 0.15))
 
@@ -67,12 +67,14 @@ class TestTriplets:
 
     def test_drift_is_there_and_is_taken_out(self) -> None:
         alone = thin(np.array([[15.3, 16.8], [18.0, 13.0], [13.5, 13.1]]))
-        shot = triplet(alone, 1, defocus_A=(-100.0, -100.0), noise_blur_px=(0.0, 0.0), bad_pixels=0.0)
+        shot = triplet(
+            alone, 1, defocus_A=(-100.0, -100.0), focus_step_A=(0.0, 0.0), noise_blur_px=(0.0, 0.0), bad_pixels=0.0
+        )
         assert np.hypot(*shot.images[0][1].drift_px) > 0.3
-        moved = register(shot.ideal[1], shot.ideal[0])
+        moved = register(shot.ideal[1], shot.ideal[0]).shift
         np.testing.assert_allclose(moved, -np.array(shot.images[0][1].drift_px), atol=0.15)
         for image in shot.frame.pixels[::2]:
-            left = register(shot.frame.pixels[1], image, within_px=5)
+            left = register(shot.frame.pixels[1], image, within_px=5).shift
             np.testing.assert_allclose(left, 0, atol=0.15)
 
     def test_a_measurement_leaves_some(self, specimen: Specimen) -> None:
