@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import ConfigError, FileError
@@ -31,7 +32,8 @@ def work_here(job: Job, blocks: Sequence[Block], workers: int) -> Iterator[tuple
             while left or running:
                 while left and len(running) < _WAITING * workers:
                     block = left.pop()
-                    running[pool.submit(analyse_block, job, block)] = block
+                    with _ctrl_c_later():
+                        running[pool.submit(analyse_block, job, block)] = block
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
@@ -73,6 +75,19 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
             yield running.pop(future), future.result()
             if left:
                 done.add(submit())
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, even before they have read what they should do about it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent() -> None:
