@@ -12,10 +12,9 @@ from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
-from training.ranges import ImageRanges
+from training.ranges import DOSES_E_A2, ImageRanges
 from training.score import Score, f1, score
 
-DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)
 FIELD_A = (45.0, 51.0)
 GOOD_F1 = 0.9  # frames above it tell whether sigma is meant
 

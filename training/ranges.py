@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from training.decidable import Rule, graphene_sign
 
 Range = tuple[float, float]
+
+DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports unless a recipe has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,21 @@ class ImageRanges:
     drift_left_A: float = 0.1  # sigma along an axis of what its measurement leaves
     thin: bool = True  # phases of atoms add up, so that atoms can be moved within a stored wave
     rule: Rule = graphene_sign  # can anybody tell the contrast's sign?
+
+
+def nearly_round(images: ImageRanges) -> ImageRanges:
+    """These ranges with small aberrations, high doses and nothing in the way: what a network learns quickly from."""
+    return replace(
+        images,
+        Cs_A=(-4e4, 4e4),
+        astigmatism_A=(0.0, 5.0),
+        coma_A=(0.0, 60.0),
+        threefold_A=(0.0, 60.0),
+        tilt_mrad=0.2,
+        dose_e_A2=(1e4, 2e5),
+        contamination_chance=0.0,
+        uneven_focus_chance=0.0,
+    )
 
 
 def log_uniform(rng: np.random.Generator, limits: Range) -> float:

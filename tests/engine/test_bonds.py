@@ -10,24 +10,10 @@ from hypothesis import strategies as st
 
 from engine import Atoms, ModelSpec
 from engine.bonds import allowed
+from engine.shipped import find_spec
 
 BOND_A, REACH_A = 1.42, 1.8
-CARBON = ModelSpec(
-    name="c",
-    version="1",
-    family="c",
-    licence="BSD-3-Clause",
-    classes=("C",),
-    channels=1,
-    sampling_A=0.2,
-    normalise_A=12.0,
-    stride=2,
-    multiple=16,
-    threshold=0.3,
-    separation_A=0.8,
-    trained={},
-    bonds=(3, REACH_A),
-)
+CARBON = replace(ModelSpec.read(find_spec("graphene")), bonds=(3, REACH_A))
 
 
 def atoms_at(positions_A: np.ndarray, score: np.ndarray, sampling_A: float = 0.1) -> Atoms:

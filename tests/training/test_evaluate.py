@@ -9,10 +9,10 @@ import pytest
 
 from tests.training.oracle import Oracle, atoms_at
 from tests.training.specimens import ROUND
-from training.evaluate import DOSES_E_A2, Result, evaluate, evaluation_ranges, judge, sigma_ratio, summarise
+from training.evaluate import Result, evaluate, evaluation_ranges, judge, sigma_ratio, summarise
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
-from training.ranges import ImageRanges
+from training.ranges import DOSES_E_A2, ImageRanges
 
 RANGES = replace(ROUND, sampling_A=(0.15, 0.25))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from engine.spec import ModelSpec
-from training.ranges import ImageRanges
+from training.ranges import DOSES_E_A2, ImageRanges
 from training.structures.structure import Structures
 
 
@@ -19,17 +20,17 @@ class Recipe:
     seed: int
     specimens: int
     held_out: int  # specimens of another seed, for evaluation alone
-    widths: tuple[int, ...]
-    depth: tuple[int, ...]
     crop_px: int
-    batch: int
     steps: int
     polish_steps: int  # more steps at `polish` times the rate, positions by their plain likelihood
-    learning_rate: float
-    polish: float
     calm: ImageRanges  # what the first `calm_steps` see in place of `images`: easy to tell, quick to learn
     calm_steps: int
-    doses_e_A2: tuple[float, ...] = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports
+    widths: tuple[int, ...] = (32, 64, 96, 128, 128)
+    depth: tuple[int, ...] = (1, 1, 2, 2, 4)
+    batch: int = 4
+    learning_rate: float = 2e-3
+    polish: float = 0.3
+    doses_e_A2: tuple[float, ...] = DOSES_E_A2
 
     @property
     def all_steps(self) -> int:
@@ -39,3 +40,25 @@ class Recipe:
     def images_at(self, step: int) -> ImageRanges:
         """What the samples of a step are drawn from."""
         return self.calm if step < self.calm_steps else self.images
+
+
+def family_spec(family: str, images: ImageRanges, classes: tuple[str, ...], **more: Any) -> ModelSpec:
+    """What the networks of all families have in common, for a model of this name; `more` says what is different."""
+    common: dict[str, Any] = {
+        "channels": 1,
+        "sampling_A": 0.2,
+        "normalise_A": 12.0,
+        "stride": 2,
+        "multiple": 32,
+        "threshold": 0.35,
+        "separation_A": 0.8,
+    }
+    trained = {
+        "sampling_A": images.sampling_A,
+        "dose_e_A2": images.dose_e_A2,
+        "voltage_kV": (images.voltage_kV, images.voltage_kV),
+        "defocus_A": images.defocus_A,
+        "field_A": (20.0, 2000.0),
+    }
+    of_all = {"name": family, "version": "1", "family": family, "licence": "BSD-3-Clause", "classes": classes}
+    return ModelSpec(**of_all | common | more | {"trained": trained | more.get("trained", {})})
