@@ -6,6 +6,7 @@ Every sample so has displacements of its own; a network that knew the stored one
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import scipy.fft
@@ -45,8 +46,9 @@ def _density(positions_A: NDArray[np.float64], shape: tuple[int, ...], atoms: ND
     return np.bincount(cells.ravel(), values.ravel(), shape[0] * shape[1]).reshape(shape).astype(np.float32)
 
 
+@lru_cache(maxsize=16)
 def _sharpened_phase(number: int, shape: tuple[int, ...], voltage_kV: float) -> NDArray[np.float32]:
-    """Transform of one atom's phase over that of the Gaussian, for rfft2."""
+    """Transform of one atom's phase over that of the Gaussian, for rfft2; kept, not to be written to."""
     ky, kx = scipy.fft.fftfreq(shape[0])[:, None], scipy.fft.rfftfreq(shape[1])[None, :]
     blur = np.exp(-2 * (np.pi * _SIGMA_PX) ** 2 * (ky * ky + kx * kx))
     phase = atom_phase(number, (shape[0], shape[1]), SAMPLING_A, voltage_kV)[:, : shape[1] // 2 + 1]
