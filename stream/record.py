@@ -11,7 +11,6 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event
 
 import zmq
 
@@ -20,7 +19,7 @@ from stream.archive import COMPRESSIONS, import_h5py
 from stream.receiver import endpoint_error
 from stream.recorder import Recorder, Summary
 from stream.recording import encode_report
-from stream.signals import stop_on_signals
+from stream.signals import Stop, stop_on_signals
 from stream.superblock import release
 
 HELP = "record every result of a service to an HDF5 file"
@@ -66,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def record(recorder: Recorder, endpoint: str, max_bytes: int, stop: Event) -> None:
+def record(recorder: Recorder, endpoint: str, max_bytes: int, stop: Stop) -> None:
     """Feed the recorder from serve until one of them ends, or the event is set."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = _LINGER_MS

@@ -1,17 +1,42 @@
-"""Ctrl-C and SIGTERM as an event, for commands whose end has to be a clean one."""
+"""Ctrl-C and SIGTERM as a wish to stop, for commands whose end has to be a clean one."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+
+
+class Stop:
+    """Whether to stop.
+
+    No threading.Event: a signal is handled between any two steps of the main thread, also those in which it holds the
+    event's lock, which whoever handles the signal would then wait for, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def set(self) -> None:
+        """Tell it; from a signal handler, any thread, and as often as you like."""
+        self._told = True
+
+    def is_set(self) -> bool:
+        """Whether somebody did."""
+        return self._told
+
+    def wait(self, seconds: float) -> bool:
+        """Whether somebody did, so many seconds from now."""
+        if not self._told:
+            time.sleep(seconds)
+        return self._told
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set: however often they come, the end stays a clean one."""
-    stop = Event()
+def stop_on_signals() -> Iterator[Stop]:
+    """What Ctrl-C and SIGTERM set: however often they come, the end stays a clean one."""
+    stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
