@@ -47,8 +47,7 @@ def _neighbours(y_A: NDArray[np.float32], x_A: NDArray[np.float32], reach_A: flo
     # Axis by axis: arrays of (M, 2) take three times as long.
     first, second = pairs[:, 0], pairs[:, 1]
     dy, dx = (axis.take(first) - axis.take(second) for axis in (y_A, x_A))
-    near: NDArray[np.intp] = pairs[dy * dy + dx * dx <= reach_A * reach_A]
-    return near
+    return pairs.take(np.flatnonzero(dy * dy + dx * dx <= reach_A * reach_A), axis=0)
 
 
 def _within(pairs: NDArray[np.intp], score: NDArray[np.float32], most: int) -> NDArray[np.bool_]:

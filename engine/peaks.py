@@ -6,6 +6,7 @@ The network marks the local maxima; a plateau of equal scores (bf16, INT8) leave
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +58,21 @@ def close_pairs(peaks: Cells, shape: tuple[int, ...], radius: float) -> Cells:
     reach = math.floor(radius)
     # Cells in one row of memory, with a margin below and between the rows, so that one look-up finds every neighbour.
     width = shape[1] + reach
-    number = np.full((shape[0] + reach) * width + reach, -1, np.intp)
+    number = np.full((shape[0] + reach) * width + reach, -1, np.int32)
     cells = peaks[:, 0] * width + peaks[:, 1]
     number[cells] = np.arange(len(peaks))
+    other = number.take(_later(radius, width) + cells).ravel()
+    found = np.flatnonzero(other >= 0)
+    return np.stack([found % max(1, len(peaks)), other.take(found)], axis=1)
+
+
+@lru_cache(maxsize=16)
+def _later(radius: float, width: int) -> Cells:
+    """(K, 1) steps to all cells within the radius that come later in reading order; kept, not to be written to."""
+    reach = math.floor(radius)
     dy, dx = np.mgrid[: reach + 1, -reach : reach + 1]
     later = ((dy > 0) | (dx > 0)) & (dy * dy + dx * dx <= radius * radius)
-    other = number[(dy * width + dx)[later][:, None] + cells]
-    offset, first = np.nonzero(other >= 0)
-    return np.stack([first, other[offset, first]], axis=1)
+    return np.asarray((dy * width + dx)[later][:, None])
 
 
 def _winners(score: NDArray[np.float32], pairs: Cells) -> NDArray[np.bool_]:
