@@ -114,7 +114,10 @@ def write_network(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_o
 
 
 def _halve_weights(path: Path) -> None:
-    """Keep the weights of an ONNX file as float16, each with a cast to the float32 it is computed in."""
+    """Keep the weights of an ONNX file as float16, each with a cast to the float32 it is computed in.
+
+    What the exporter notes on every node, its line of Python among it, stays behind: it would be most of the graph.
+    """
     model = onnx.load(path)
     casts = []
     for weight in model.graph.initializer:
@@ -125,6 +128,9 @@ def _halve_weights(path: Path) -> None:
             casts.append(onnx.helper.make_node("Cast", [stored.name], [weight.name], to=onnx.TensorProto.FLOAT))
             weight.CopyFrom(stored)
     nodes = [*casts, *model.graph.node]
+    for node in nodes:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, path)
