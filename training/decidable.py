@@ -7,6 +7,7 @@ Such a frame holds no information on where its atoms are; it is neither trained 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ Rule = Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float64]], S
 FIRST_ORDER_A = 2.13
 MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
+STRIDE_A = 12.0  # they lie at most this far from one another
 LEAST_COSINE = 0.8
 _ONE_SIGN = 0.4  # 0: as much of one sign as of the other, 1: all of one
 
@@ -41,7 +43,7 @@ def mos2_sign(
     positions_A: Sequence[NDArray[np.float64]],
     sites: Sites,
     sampling_A: float,
-    stride_A: float = 9.0,
+    stride_A: float = STRIDE_A,
 ) -> bool:
     """The rule of a focal series of MoS2: what its stronger images say together has the true sign.
 
@@ -79,7 +81,7 @@ def decidable(
     image: NDArray[np.float32],
     positions_A: NDArray[np.float64],
     sampling_A: float,
-    stride_A: float = 9.0,
+    stride_A: float = STRIDE_A,
 ) -> bool:
     """True where the image's own contrast has the sign the atoms really have.
 
@@ -126,12 +128,10 @@ def _invariant(
     lattice.
     """
     size = int(2 * WINDOW_A / sampling_A)
-    step = max(1, int(stride_A / sampling_A))
     axis = (np.arange(size) - (size - 1) / 2) * sampling_A
     gauss = np.exp(-4 * np.log(2) * (axis / WINDOW_A) ** 2).astype(np.float32)
     window = gauss[:, None] * gauss[None, :]
-    rows = range(0, max(1, image.shape[0] - size + 1), step)
-    cols = range(0, max(1, image.shape[1] - size + 1), step)
+    rows, cols = (_starts(length, size, stride_A / sampling_A) for length in image.shape)
     triples = _triples(size, sampling_A, first_order_A)
     found = []
     for y in rows:
@@ -148,6 +148,13 @@ def _invariant(
     return values[:, 0], np.sign(values[:, 1]) * values[:, 2], values[:, 2]
 
 
+def _starts(length: int, size: int, stride: float) -> NDArray[np.intp]:
+    """Where windows begin, from one edge to the other."""
+    free = max(0, length - size)
+    return np.rint(np.linspace(0, free, int(np.ceil(free / stride)) + 1)).astype(np.intp)
+
+
+@lru_cache
 def _triples(size: int, sampling_A: float, first_order_A: float) -> NDArray[np.intp]:
     """Index triples of reflections g1 + g2 + g3 = 0 on the first-order ring, for every orientation: (A, 3, 2)."""
     radius = size * sampling_A / first_order_A

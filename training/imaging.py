@@ -17,11 +17,14 @@ from engine.drift import move
 from engine.frame import Frame
 from training.camera import detect, illumination
 from training.contamination import contaminate
+from training.decidable import WINDOW_A
 from training.displacements import displaced
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import Optics, image_spectrum
 from training.ranges import ImageRanges, Range
 from training.view import View, draw_view, project, warp
+
+_JUDGED_A = 36.0  # least edge of what the rule looks at: more than two windows' widths
 
 Spectrum = NDArray[np.complex64]
 Shift = tuple[float, float]
@@ -158,13 +161,12 @@ def shoot(
 
 
 def is_decidable(series: _Series, specimen: Specimen, view: View, ranges: ImageRanges) -> bool:
-    """The recipe's rule on the part of the specimen in view."""
-    half = max(view.shape[0] * view.sampling_A / 2, 18.0)
-    low = np.clip(np.array(view.centre_A) - half, 0, specimen.cell_A - 2 * half)
-    a, b = ((low / SAMPLING_A).astype(int), ((low + 2 * half) / SAMPLING_A).astype(int))
-    origin = a * SAMPLING_A - SAMPLING_A / 2
-    images = [scipy.fft.ifft2(one).real.astype(np.float32)[a[0] : b[0], a[1] : b[1]] for one in series.spectra]
-    positions = [specimen.positions_A + shift_A - origin for shift_A in series.shifts_A]
+    """The recipe's rule on what is in view, and as far beside it that windows see the frame to its edges."""
+    size_A = max(view.shape[0] * view.sampling_A + WINDOW_A, _JUDGED_A)
+    size = round(size_A / SAMPLING_A)
+    wide = View(SAMPLING_A, (size, size), view.centre_A, view.angle)
+    images = [warp(scipy.fft.ifft2(one).real.astype(np.float32), wide) for one in series.spectra]
+    positions = [(wide.to_frame(specimen.positions_A + shift_A) + 0.5) * SAMPLING_A for shift_A in series.shifts_A]
     return ranges.rule(images, positions, specimen.sites, SAMPLING_A)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -185,6 +187,29 @@ class TestShoot:
         assert all(shots and shots[0].decidable for shots in kept)
         asked = [shot(specimens[0], astigmatic, k) for k in range(6)]
         assert not all(s.decidable for s in asked)
+
+    @pytest.mark.parametrize("seed", range(3))  # each another angle
+    def test_the_rule_sees_the_frame_and_a_little_beside_it(self, specimens: list[Specimen], seed: int) -> None:
+        seen = []
+
+        def rule(images: Sequence[NDArray[np.float32]], positions: Sequence[NDArray[np.float64]], *_: object) -> bool:
+            seen.append((images[0], positions[0]))
+            return True
+
+        frame = shot(specimens[0], replace(IDEAL_DETECTOR, sampling_A=(0.1, 0.1), rule=rule), seed, dose_e_A2=1e7)
+        ((image, positions_A),) = seen
+        middle_A = np.array(image.shape) * SAMPLING_A / 2
+        np.testing.assert_allclose(
+            positions_A - middle_A, (frame.positions_px + 0.5 - np.array(frame.view.shape) / 2) * 0.1, atol=1e-6
+        )
+        edge_A = frame.view.shape[0] * 0.1
+        assert image.shape[0] * SAMPLING_A == pytest.approx(max(36.0, edge_A + 15.0), abs=SAMPLING_A)
+        # The same picture: the frame, on the rule's pixels.
+        size = round(edge_A / SAMPLING_A)
+        start = (image.shape[0] - size) // 2
+        frame_there = cv2.resize(frame.frame.pixels.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        inner = image[start : start + size, start : start + size]
+        assert np.corrcoef(inner.ravel(), frame_there.ravel())[0, 1] > 0.8
 
     def test_nothing_to_decide_gives_no_frame(self) -> None:
         empty = thin(np.empty((0, 2)))
