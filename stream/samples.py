@@ -1,4 +1,7 @@
-"""Recorded frames as a model takes them: each by itself, or three as a triplet whose drift is taken out as live."""
+"""Recorded frames as a model takes them: each by itself, or three as a triplet whose drift is taken out as live.
+
+Saturated pixels are masked as live too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from engine.shipped import find_spec
 from engine.spec import ModelSpec
 from stream.alignment import Aligner, read_image
 from stream.files import Recording
+from stream.header import saturated
 from stream.references import References
 
 _SIZE = 3
@@ -55,12 +59,13 @@ class Samples:
     def __getitem__(self, number: int) -> Sample:
         """FileError where the file cannot be read there."""
         if self._channels != _SIZE:
-            return Sample(Frame(self._recording[number], self._sampling_A))
+            pixels = self._recording[number]
+            return Sample(Frame(pixels, self._sampling_A, saturated(pixels, None)))
         if self._grouped:
             images = [self._recording[_SIZE * number + one] for one in range(_SIZE)]
         else:
             images = list(self._recording[number])
-        read = [read_image(image, None, _NO_REFERENCES) for image in images]
+        read = [read_image(image, saturated(image, None), _NO_REFERENCES) for image in images]
         aligned = self._aligner.align(read, self._sampling_A, None)
         warnings = () if aligned.doubt is None else (aligned.doubt,)
         return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), warnings)

@@ -97,3 +97,21 @@ def test_single_frames_stay_single(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, shape: tuple[int, ...], channels: int, expected: str) -> None:
     with pytest.raises(FileError, match=expected):
         read(write(tmp_path / "a.npy", np.ones(shape, np.float32)), channels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saturated_pixels_are_no_measurement(tmp_path: Path, channels: int) -> None:
+    frames = images(1)[0].astype(np.uint16)
+    frames[1, 20, 30] = 65535
+    samples = read(write(tmp_path / "a.npy", frames), channels)
+    if channels == 1:
+        assert [sample.frame.mask is None for sample in samples] == [True, False, True]
+        assert np.argwhere(samples[1].frame.mask).tolist() == [[20, 30]]
+    else:
+        assert samples[0].frame.mask is not None
+        assert samples[0].frame.mask[20, 30]
+
+
+def test_255_of_a_byte_is_content(tmp_path: Path) -> None:
+    frames = np.full((2, *SHAPE), 255, np.uint8)
+    assert all(sample.frame.mask is None for sample in read(write(tmp_path / "a.npy", frames), 1))
