@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
+from training.classical import classical_atoms
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.ranges import DOSES_E_A2, ImageRanges
@@ -31,6 +32,7 @@ class Result:
     shot: Shot
     atoms: Atoms
     label: str = ""  # of the specimen
+    classical: Score | None = None  # what the classical way finds in the same frame, classes apart
 
     @property
     def sigma_pm(self) -> NDArray[np.float32]:
@@ -68,7 +70,8 @@ def evaluate(
             if ranges.thin and np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
             atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask))
-            results.append(judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label))
+            result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
+            results.append(replace(result, classical=_classical(shot, detector.spec.separation_A)))
         progress(number + 1)
     return results
 
@@ -78,6 +81,13 @@ def judge(shot: Shot, atoms: Atoms, number: int, dose_e_A2: float, bound_pm: flo
     found, sampling_A = atoms.positions.astype(np.float64), shot.view.sampling_A
     judged = score(shot.positions_px, found, sampling_A, shot.frame.shape, shot.class_id, atoms.class_id)
     return Result(number, dose_e_A2, bound_pm, shot.decidable, judged, shot, atoms, label)
+
+
+def _classical(shot: Shot, separation_A: float) -> Score:
+    """Of bright atoms and dark ones those that come closer to the truth: a user would see which."""
+    either = classical_atoms(shot.frame, separation_A)
+    scores = [score(shot.positions_px, found, shot.view.sampling_A, shot.frame.shape) for found in either]
+    return max(scores, key=lambda one: one.f1)
 
 
 def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, dict[str, float]]:
@@ -100,6 +110,8 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "error_over_bound_median": _median([r.score.rmse_pm / r.bound_pm for r in sure]),
             "scatter_over_bound_median": _median([_rms([r.score.scatter_pm]) / r.bound_pm for r in sure]),
             "error_over_sigma": sigma_ratio(sure),
+            "classical_f1": _mean([r.classical.f1 for r in sure if r.classical]),
+            "classical_rmse_pm": _rms([r.classical.error_pm for r in sure if r.classical]),
             "undecidable": len(unsure),
             "undecidable_f1": _mean([r.score.f1 for r in unsure]),
         }
@@ -119,6 +131,21 @@ def class_f1(results: list[Result]) -> dict[int, float]:
         class_id: f1(right / max(1, found), hit / max(1, true))
         for class_id, (right, found, hit, true) in sorted(total.items())
         if found or true
+    }
+
+
+def confusion(results: list[Result], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Matched pairs of the decidable frames: of each true class, how many were found as each class, and not at all."""
+    count = len(classes)
+    table = np.zeros((count, count + 1), int)
+    for result in (r for r in results if r.decidable):
+        truth, pairs = result.shot.class_id, result.score
+        np.add.at(table, (truth[pairs.truth_row], result.atoms.class_id[pairs.row]), 1)
+        table[:, count] += [result.score.counts.get(k, np.zeros(4, int))[3] for k in range(count)]
+    table[:, count] -= table[:, :count].sum(axis=1)
+    return {
+        name: dict(zip((*classes, "missed"), row.tolist(), strict=True))
+        for name, row in zip(classes, table, strict=True)
     }
 
 

@@ -16,11 +16,15 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from training.evaluate import Result, by_label, summarise
+from training.evaluate import GOOD_F1, Result, by_label, confusion, summarise
 from training.score import TOLERANCE_A, match
 
 _WORST = 10
+_FEW = 20  # atoms that say nothing of a share
+Points = NDArray[np.float64]
+
 _HEADINGS = {
     "frames": "decidable frames",
     "f1": "F1",
@@ -34,6 +38,8 @@ _HEADINGS = {
     "error_over_bound_median": "error / bound, median frame",
     "scatter_over_bound_median": "without the shift / bound",
     "error_over_sigma": "error / sigma",
+    "classical_f1": "classical F1",
+    "classical_rmse_pm": "classical error, pm",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
 }
@@ -48,10 +54,16 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
         "over the whole range of the recipe. F1: one-to-one pairs within 0.5 A. Errors are per axis. Frames whose "
-        "contrast nobody could decide are counted apart.</p>",
+        "contrast nobody could decide are counted apart. Classical: local maxima of the filtered frame, of bright or "
+        "of dark atoms, whichever come closer to the truth, each refined by a Gaussian fit.</p>",
         _table(table),
         _labels(by_label(results)),
+        _confusion(results, classes),
         _image(_curves(results, table)),
+        "<h2>Are score and sigma meant?</h2>",
+        _image(_calibration(results)),
+        "<h2>Over optics and pixel size</h2>",
+        _image(_ranges(results)),
         f"<h2>The {_WORST} worst decidable frames</h2>",
         *(_image(_frame(result)) for result in worst(results)),
     ]
@@ -104,6 +116,17 @@ def _labels(table: dict[str, dict[str, float]]) -> str:
     return _rows(["F1 at", *(f"{dose} e/A²" for dose in doses)], filled) if table else ""
 
 
+def _confusion(results: list[Result], classes: Sequence[str]) -> str:
+    """What was found where each class is, at every dose."""
+    if len(classes) < 2:
+        return ""
+    parts = []
+    for dose in sorted({r.dose_e_A2 for r in results}, reverse=True):
+        counted = confusion([r for r in results if r.dose_e_A2 == dose], classes)
+        parts.append(_rows([f"true, at {dose:g} e/A²", *(f"found {name}" for name in classes), "missed"], counted))
+    return "<h2>Classes</h2>" + "".join(parts)
+
+
 def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:
     rows = [
         f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>"
@@ -115,11 +138,11 @@ def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:
 def _curves(results: list[Result], table: dict[str, dict[str, float]]) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.5))
     doses = [float(dose) for dose in table]
-    for key in ("f1", "precision", "recall", "worst_f1"):
+    for key in ("f1", "precision", "recall", "worst_f1", "classical_f1"):
         left.semilogx(doses, [row[key] for row in table.values()], "o-", label=_HEADINGS[key])
     left.set(xlabel="dose, e/A²", ylim=(0, 1.02))
     left.legend()
-    for key in ("rmse_pm", "bound_pm"):
+    for key in ("rmse_pm", "bound_pm", "classical_rmse_pm"):
         middle.loglog(doses, [row[key] for row in table.values()], "o-", label=_HEADINGS[key])
     middle.set(xlabel="dose, e/A²", ylabel="pm")
     middle.legend()
@@ -129,6 +152,69 @@ def _curves(results: list[Result], table: dict[str, dict[str, float]]) -> Figure
     )
     right.plot([1, 100], [1, 100], "k--", lw=0.8)
     right.set(xlabel="bound, pm", ylabel="error, pm", xscale="log", yscale="log")
+    figure.tight_layout()
+    return figure
+
+
+def _calibration(results: list[Result]) -> Figure:
+    """How many of the atoms of a score are there, and how far those of a sigma are off."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5))
+    sure = [r for r in results if r.decidable]
+    for dose in sorted({r.dose_e_A2 for r in sure}, reverse=True):
+        rows = [r for r in sure if r.dose_e_A2 == dose]
+        there = np.concatenate([r.atoms.score[r.score.row] for r in rows])
+        wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in rows])
+        left.plot(*_share(there, wrong), "o-", label=f"{dose:g} e/A²")
+        good = [r for r in rows if r.score.f1 > GOOD_F1]
+        if good:
+            sigma = np.concatenate([r.sigma_pm for r in good])
+            error = np.concatenate([r.score.error_pm for r in good])
+            right.loglog(*_spread(sigma, error), "o-", label=f"{dose:g} e/A²")
+    left.plot([0, 1], [0, 1], "k--", lw=0.8)
+    left.set(xlabel="score", ylabel="share of atoms that are there", xlim=(0, 1), ylim=(0, 1.02))
+    right.plot([2, 50], [2, 50], "k--", lw=0.8)
+    right.set(xlabel="sigma, pm", ylabel="error per axis, pm")
+    left.legend(loc="upper left")
+    right.set(title=f"frames with an F1 over {GOOD_F1}")
+    figure.tight_layout()
+    return figure
+
+
+def _share(there: NDArray[np.float32], wrong: NDArray[np.float32]) -> tuple[Points, Points]:
+    """Mean score and share of atoms that are there, in tenths of the score; tenths of few atoms are left out."""
+    score, is_there = np.concatenate([there, wrong]), np.repeat([1.0, 0.0], [len(there), len(wrong)])
+    return _binned(score, is_there, np.minimum((score * 10).astype(int), 9))
+
+
+def _spread(sigma_pm: NDArray[np.float32], error_pm: Points) -> tuple[Points, Points]:
+    """Mean sigma and RMS error, in eighths of the atoms by their sigma."""
+    rank = np.argsort(np.argsort(sigma_pm))
+    x, y = _binned(sigma_pm, np.square(error_pm).mean(axis=1), rank * 8 // max(1, len(rank)))
+    return x, np.sqrt(y)
+
+
+def _binned(x: NDArray[np.float32], y: Points, which: NDArray[np.intp]) -> tuple[Points, Points]:
+    counts = np.bincount(which)
+    kept = counts >= _FEW
+    means = [np.bincount(which, values)[kept] / counts[kept] for values in (x, y)]
+    return means[0], means[1]
+
+
+def _ranges(results: list[Result]) -> Figure:
+    """F1 of each setting over the plane of defocus and Cs, and over pixel size, at the dose in the middle."""
+    doses = sorted({r.dose_e_A2 for r in results})
+    rows = [r for r in results if r.dose_e_A2 == doses[len(doses) // 2]]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
+    for decidable, marker, name in ((False, "x", "undecidable"), (True, "o", "decidable")):
+        some = [r for r in rows if r.decidable == decidable]
+        optics, f1 = [r.shot.optics for r in some], [r.score.f1 for r in some]
+        at = [o.defocus_A for o in optics], [o.Cs_A / 1e4 for o in optics]
+        shown = left.scatter(*at, c=f1, vmin=0, vmax=1, s=25, marker=marker)
+        right.scatter([r.shot.view.sampling_A for r in some], f1, s=15, marker=marker, label=name)
+    figure.colorbar(shown, ax=left, label="F1")
+    left.set(xlabel="defocus, A", ylabel="Cs, um", title=f"{rows[0].dose_e_A2:g} e/A², crosses: undecidable")
+    right.set(xlabel="pixel size, A", ylabel="F1", ylim=(0, 1.02))
+    right.legend()
     figure.tight_layout()
     return figure
 

@@ -16,6 +16,8 @@ BORDER_A = 2.0  # atoms closer to the frame's edge are left out on both sides
 class Score:
     """One frame. error_pm is (K, 2), found minus true (y, x) of each pair; row gives the found atom's index.
 
+    wrong: indices of found atoms, away from the edge, that are none.
+
     counts: of each class, right among found, found, right among true, true. Classes pair nothing: a pair of two classes
     is a right position and wrong in both classes.
     """
@@ -26,6 +28,7 @@ class Score:
     error_pm: NDArray[np.float64]
     row: NDArray[np.intp]
     truth_row: NDArray[np.intp]
+    wrong: NDArray[np.intp]
     counts: dict[int, NDArray[np.int64]]
 
     @property
@@ -77,7 +80,8 @@ def score(
         for class_id in np.unique(np.concatenate([truth_class, found_class])).tolist():
             true, claimed = in_truth & (truth_class == class_id), in_found & (found_class == class_id)
             counts[class_id] = np.array([good_found[claimed].sum(), claimed.sum(), good_truth[true].sum(), true.sum()])
-    return Score(precision, recall, f1(precision, recall), error_pm, kept[:, 1], kept[:, 0], counts)
+    wrong = np.flatnonzero(in_found & ~hit_found)
+    return Score(precision, recall, f1(precision, recall), error_pm, kept[:, 1], kept[:, 0], wrong, counts)
 
 
 def f1(precision: float, recall: float) -> float:

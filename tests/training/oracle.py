@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from engine import Atoms, Frame
 from training import evaluate
 from training.imaging import Shot
+from training.recipes.graphene import graphene
 
 
 def atoms_at(positions_px: NDArray[np.float64], sigma_pm: float = 5.0) -> Atoms:
@@ -23,6 +24,7 @@ class Oracle:
     """Answers the atoms of the frame drawn last, moved by normal errors, and names the size of these as its sigma."""
 
     backend = "oracle"
+    spec = graphene().spec
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error_pm: float = 0.0, sigma_pm: float = 5.0) -> None:
         self.error_pm, self.sigma_pm = error_pm, sigma_pm

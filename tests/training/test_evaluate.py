@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.oracle import Oracle, atoms_at
 from tests.training.specimens import ROUND
-from training.evaluate import Result, evaluate, evaluation_ranges, judge, sigma_ratio, summarise
+from training.evaluate import Result, confusion, evaluate, evaluation_ranges, judge, sigma_ratio, summarise
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.ranges import DOSES_E_A2, ImageRanges
@@ -138,3 +138,21 @@ def test_above_a_threshold_only_the_surer_atoms_count(shot: Shot) -> None:
     assert surer.score.recall < result.score.recall
     assert (surer.number, surer.dose_e_A2, surer.bound_pm) == (3, 1e4, 8.0)
     assert len(result.above(0.3).atoms) == len(atoms)
+
+
+def test_classes_are_held_against_each_other(shot: Shot) -> None:
+    # Every other site is of the second class; one atom is not found, one found as the other class.
+    kinds = np.arange(len(shot.positions_px), dtype=np.uint8) % 2
+    of_two = replace(shot, class_id=kinds)
+    margin, (height, width) = 3.0 / shot.view.sampling_A, shot.frame.shape
+    y, x = shot.positions_px.T
+    rows = np.flatnonzero((y > margin) & (y < height - margin) & (x > margin) & (x < width - margin))
+    missing, mistaken = rows[kinds[rows] == 0][0], rows[kinds[rows] == 1][0]
+    kept = np.delete(np.arange(len(kinds)), missing)
+    answer = kinds.copy()
+    answer[mistaken] = 0
+    result = judge(of_two, replace(atoms_at(shot.positions_px[kept]), class_id=answer[kept]), 0, 1e4, 8.0)
+    table = confusion([result, replace(result, decidable=False)], ("C", "N"))
+    scored = [result.score.counts[k][3] for k in (0, 1)]
+    assert table["C"] == {"C": scored[0] - 1, "N": 0, "missed": 1}
+    assert table["N"] == {"C": 1, "N": scored[1] - 1, "missed": 0}

@@ -17,7 +17,7 @@ from tests.training.specimens import ROUND
 from training.evaluate import Result, judge, summarise
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
-from training.report import loss_curves, worst, write_report
+from training.report import _share, _spread, loss_curves, worst, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -67,10 +67,15 @@ class TestWriteReport:
         assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
         assert not {"script", "link", "iframe"} & set(tags.count)
 
-    def test_it_shows_a_row_a_dose_the_curves_and_the_worst(self, folder: Path) -> None:
+    def test_it_shows_a_row_a_dose_the_figures_and_the_worst(self, folder: Path) -> None:
         tags = Tags((folder / "report.html").read_text())
         assert tags.count["tr"] == 1 + 2
-        assert tags.count["img"] == 1 + 3  # of the four frames one is undecidable
+        assert tags.count["img"] == 3 + 3  # of the four frames one is undecidable
+
+    def test_several_classes_are_held_against_each_other(self, results: list[Result], tmp_path: Path) -> None:
+        write_report(results, "two", tmp_path, ("C", "N"))
+        tags = Tags((tmp_path / "report.html").read_text())
+        assert tags.count["table"] == 1 + 2  # one more at each dose
 
     def test_names_are_text(self, folder: Path) -> None:
         assert "graphene &lt;1&gt;, openvino f32" in (folder / "report.html").read_text()
@@ -109,3 +114,19 @@ def test_loss_curves(tmp_path: Path, rows: int) -> None:
     )
     loss_curves(log, picture)
     assert picture.read_bytes().startswith(PNG)
+
+
+def test_the_share_of_atoms_that_are_there_is_shown_against_their_score() -> None:
+    there, wrong = np.full(75, 0.72, np.float32), np.full(25, 0.78, np.float32)
+    few = np.full(3, 0.15, np.float32)
+    score, share = _share(np.concatenate([there, few]), wrong)
+    assert score == pytest.approx([0.735])
+    assert share == pytest.approx([0.75])
+
+
+def test_errors_are_shown_against_what_was_predicted() -> None:
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(3, 20, 8000).astype(np.float32)
+    predicted, found = _spread(sigma, rng.normal(0, 1, (8000, 2)) * 2 * sigma[:, None])
+    assert len(predicted) == 8
+    assert found == pytest.approx(2 * predicted, rel=0.08)
