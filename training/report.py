@@ -174,7 +174,8 @@ def _calibration(results: list[Result]) -> Figure:
     left.set(xlabel="score", ylabel="share of atoms that are there", xlim=(0, 1), ylim=(0, 1.02))
     right.plot([2, 50], [2, 50], "k--", lw=0.8)
     right.set(xlabel="sigma, pm", ylabel="error per axis, pm")
-    left.legend(loc="upper left")
+    if sure:
+        left.legend(loc="upper left")
     right.set(title=f"frames with an F1 over {GOOD_F1}")
     figure.tight_layout()
     return figure

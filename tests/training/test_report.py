@@ -92,6 +92,10 @@ class TestWriteReport:
             assert written[dose] == expected
         assert written["100000"]["undecidable_f1"] is None
 
+    def test_no_frame_that_anybody_could_decide(self, results: list[Result], tmp_path: Path) -> None:
+        table = write_report([replace(one, decidable=False) for one in results], "none", tmp_path)
+        assert [row["frames"] for row in table.values()] == [0, 0]
+
     def test_it_returns_what_it_writes(self, folder: Path, results: list[Result], tmp_path: Path) -> None:
         table = write_report(results, "again", tmp_path)
         assert table["10000"]["undecidable"] == 1
