@@ -39,7 +39,7 @@ def fit(
     fast = device == "cuda" or "bf16" in cpu_precisions()
     network = new_network(recipe).to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
-    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)
     checkpoint = folder / "checkpoint.pt"
     step, saved = 0, time.monotonic()
     if checkpoint.exists():
@@ -47,12 +47,13 @@ def fit(
     _forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
+            group["lr"] = rate(step, recipe)
+        network.deeper = step >= recipe.deeper_from
         frames, maps = frames.flatten(0, 1).to(device), maps.flatten(0, 1).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=fast):
             features = network.features(frames)
         # The head in float32: bf16 would round an offset of some pixels by a hundredth of one.
-        losses = loss_terms(network.head(features.float()), maps, beta=0.5 if step < recipe.steps else 0.0)
+        losses = loss_terms(network.head(features.float()), maps, recipe.round_at(step)[0].beta)
         total = sum(losses.values(), torch.zeros((), device=device))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -120,13 +121,13 @@ def _ema() -> Callable[..., None]:
     return torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / AVERAGE_STEPS)
 
 
-def _schedule(step: int, recipe: Recipe) -> float:
-    """Share of the learning rate: a warm-up and a cosine, and a second, lower cosine to polish."""
+def rate(step: int, recipe: Recipe) -> float:
+    """Learning rate: a warm-up, and a cosine for each round."""
+    now, done = recipe.round_at(step)
     if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    if step < recipe.steps:
-        return _cosine((step - WARM_UP) / (recipe.steps - WARM_UP))
-    return recipe.polish * _cosine((step - recipe.steps) / recipe.polish_steps)
+        return now.rate * (step + 1) / WARM_UP
+    begun = WARM_UP if now is recipe.rounds[0] else 0
+    return now.rate * _cosine((done - begun) / (now.steps - begun))
 
 
 def _cosine(done: float) -> float:

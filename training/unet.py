@@ -14,6 +14,8 @@ from torch import Tensor, nn
 # Channels of the raw output; the exported graph adds the activations and the local-maximum test.
 HEAT, DY, DX, LOG_SIGMA, COVERED, CLASSES = range(6)  # from CLASSES on, one for each class if there are several
 
+_LOOKS = (2, 1)  # second looks at each level, the finest first
+
 
 class UNet(nn.Module):
     """(B, C, H, W) normalised frames to (B, 5 + K, H/2, W/2) raw maps; H and W multiples of 2^levels.
@@ -33,6 +35,12 @@ class UNet(nn.Module):
             nn.Sequential(*(_step(w, w) for _ in range(max(1, 3 - k)))) for k, w in enumerate(widths[:-1])
         )
         self.head = nn.Conv2d(widths[0], CLASSES + (classes if classes > 1 else 0), 1)
+        # Made last, so that what comes before begins with the same weights with and without it.
+        self.looks = nn.ModuleList(
+            nn.ModuleList(_Look(coarse, width) for _ in range(count))
+            for (width, coarse), count in zip(pairwise(widths), _LOOKS, strict=False)
+        )
+        self.deeper = True
         assert self.head.bias is not None
         with torch.no_grad():
             for rise in self.rise:  # at first every feature counts as it is
@@ -50,10 +58,38 @@ class UNet(nn.Module):
         for down, encode in zip(self.down, self.encode[1:], strict=True):
             skips.append(x)
             x = encode(down(x))
-        for skip, rise, decode in zip(reversed(skips), reversed(self.rise), reversed(self.decode), strict=True):
-            weight, sum_ = nn.functional.interpolate(rise(x), scale_factor=2.0, mode="nearest").chunk(2, dim=1)
-            x = decode(skip * weight + sum_)
+        for level in reversed(range(len(skips))):
+            coarse = x
+            weight, sum_ = _up(self.rise[level](coarse)).chunk(2, dim=1)
+            x = self.decode[level](skips[level] * weight + sum_)
+            if self.deeper and level < len(self.looks):
+                for look in self.looks[level]:
+                    x = look(x, coarse)
         return x
+
+
+class _Look(nn.Module):
+    """A second look: a convolution whose features the coarser level weighs, and what follows from them, added.
+
+    It begins as if it were not there, so that it can join a network that is trained.
+    """
+
+    def __init__(self, coarse: int, width: int):
+        super().__init__()
+        self.weigh = nn.Conv2d(coarse, width, 1)
+        self.see = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.tell = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        with torch.no_grad():
+            self.weigh.bias += 1
+            self.tell[1].weight.zero_()
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        seen = nn.functional.relu(self.see(x) * _up(self.weigh(coarse)))
+        return nn.functional.relu(x + self.tell(seen))
+
+
+def _up(x: Tensor) -> Tensor:
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _step(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

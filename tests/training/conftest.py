@@ -13,7 +13,7 @@ from training import evaluate, export
 from training.exit_waves import Specimen
 from training.ranges import ImageRanges
 from training.recipes.graphene import graphene
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, Round
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,8 +36,8 @@ def recipe() -> Recipe:
         depth=(1, 1),
         crop_px=64,
         batch=4,
-        steps=4,
-        polish_steps=2,
+        rounds=(Round(4, 2e-3), Round(2, 6e-4, beta=0.0)),
+        deeper_from=0,
         calm_steps=0,
     )
 

@@ -14,7 +14,7 @@ from tests.training.specimens import ROUND
 from training.dataset import VIEWS, Samples, crop, loader
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, Round
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ class TestSamples:
             assert torch.equal(maps, answer)
 
     def test_whichever_process_draws_them(self, recipe: Recipe, specimens: list[Specimen]) -> None:
-        few = replace(recipe, steps=2, polish_steps=1)
+        few = replace(recipe, rounds=(Round(3, 1e-3),))
         alone, beside = (list(loader(specimens, few, 0, workers)) for workers in (0, 2))
         assert len(alone) == len(beside) == 3
         for (frames, maps), (again, answer) in zip(alone, beside, strict=True):

@@ -15,7 +15,7 @@ from training import fit as module
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.fit import fit, loss_terms, read_network
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, Round
 from training.unet import UNet
 
 
@@ -43,7 +43,8 @@ class TestFit:
         monkeypatch.setattr(module, "loader", lambda *_: [batch] * 160)
         monkeypatch.setattr(module, "WARM_UP", 5)
         shown: list[int] = []
-        fit(specimens, replace(recipe, steps=128, polish_steps=32), tmp_path, 0, lambda step, _: shown.append(step))
+        rounds = (Round(128, 2e-3), Round(32, 6e-4, beta=0.0))
+        fit(specimens, replace(recipe, rounds=rounds), tmp_path, 0, lambda step, _: shown.append(step))
         logged = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
         assert shown == [row["step"] for row in logged] == list(range(20, 161, 20))
         assert set(logged[0]) == {"step", "heat", "position", "contamination"}
@@ -98,21 +99,21 @@ class TestFit:
         self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
     ) -> None:
         expected = fit(specimens, recipe, tmp_path, workers=0)
-        assert same(fit(specimens, replace(recipe, steps=1), tmp_path, workers=0), expected)
+        assert same(fit(specimens, replace(recipe, rounds=recipe.rounds[:1]), tmp_path, workers=0), expected)
 
     def test_no_checkpoint_says_what_to_do(self, recipe: Recipe, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="expected a checkpoint, found none: run"):
             read_network(tmp_path / "checkpoint.pt", recipe)
 
     def test_a_finished_run_is_left_as_it_is(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
-        short = replace(recipe, steps=1, polish_steps=1)
+        short = replace(recipe, rounds=(Round(2, 1e-3),))
         expected = fit(specimens, short, tmp_path, workers=0)
         written = (tmp_path / "checkpoint.pt").read_bytes()
         assert same(fit(specimens, short, tmp_path, workers=0), expected)
         assert (tmp_path / "checkpoint.pt").read_bytes() == written
 
     def test_weights_are_averaged(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
-        averaged = fit(specimens, replace(recipe, learning_rate=0.1), tmp_path, workers=0)
+        averaged = fit(specimens, replace(recipe, rounds=(Round(4, 0.1), Round(2, 0.03))), tmp_path, workers=0)
         last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
         assert not averaged.training
         assert not torch.equal(averaged.head.weight, last["head.weight"])

@@ -18,7 +18,7 @@ from training.export import Exported
 from training.fit import fit, loss_terms, new_network, read_network
 from training.imaging import Shot, shoot
 from training.recipes.mos2 import mos2
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, Round
 from training.structures.mos2 import Mos2Ranges
 from training.unet import CLASSES
 
@@ -37,8 +37,7 @@ def recipe() -> Recipe:
         widths=(8, 16),
         depth=(1, 1),
         crop_px=64,
-        steps=3,
-        polish_steps=1,
+        rounds=(Round(3, 2e-3), Round(1, 6e-4, beta=0.0)),
         calm_steps=0,
     )
 

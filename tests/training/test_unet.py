@@ -25,8 +25,20 @@ def test_at_first_atoms_are_rare() -> None:
 
 def test_every_weight_is_used() -> None:
     network = UNet(1, (8, 16, 24), (1, 1, 2))
+    for look in network.looks.modules():
+        if isinstance(look, torch.nn.BatchNorm2d):  # as after a step or two: a new look is not there at first
+            torch.nn.init.ones_(look.weight)
     network(torch.randn(2, 1, 32, 32)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_a_new_look_changes_nothing() -> None:
+    network = UNet(1, (8, 16, 24), (1, 1, 2)).eval()
+    frames = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        with_it = network(frames)
+        network.deeper = False
+        assert torch.equal(with_it, network(frames))
 
 
 def test_the_shipped_network_is_small() -> None:

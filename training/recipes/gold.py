@@ -39,8 +39,6 @@ def gold() -> Recipe:
         specimens=300,
         held_out=64,
         crop_px=256,
-        steps=7000,
-        polish_steps=3000,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),

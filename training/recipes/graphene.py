@@ -6,7 +6,7 @@ Ranges follow Madsen et al. 2018, widened to what real cameras show.
 from __future__ import annotations
 
 from training.ranges import ImageRanges, nearly_round
-from training.recipes.recipe import Recipe, family_spec
+from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.graphene import SheetRanges
 
 
@@ -22,8 +22,8 @@ def graphene() -> Recipe:
         specimens=640,
         held_out=64,
         crop_px=288,
-        steps=9500,
-        polish_steps=4000,
         calm=nearly_round(images),
         calm_steps=1500,
+        rounds=(Round(9500, 2e-3), Round(4000, 6e-4, beta=0.0), Round(6500, 1e-3), Round(3000, 4e-4, beta=0.0)),
+        deeper_from=13500,
     )

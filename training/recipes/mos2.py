@@ -39,8 +39,6 @@ def mos2() -> Recipe:
         specimens=320,
         held_out=64,
         crop_px=256,
-        steps=7000,
-        polish_steps=3000,
         calm=nearly_round(images),
         calm_steps=1500,
     )

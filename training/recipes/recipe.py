@@ -11,6 +11,18 @@ from training.structures.structure import Structures
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """So many steps from a rate down a cosine; positions weighted with their error to the power 2 beta (fit.py)."""
+
+    steps: int
+    rate: float
+    beta: float = 0.5
+
+
+LEARN, POLISH = Round(7000, 2e-3), Round(3000, 6e-4, beta=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One trained network, from structures to export."""
 
@@ -21,21 +33,27 @@ class Recipe:
     specimens: int
     held_out: int  # specimens of another seed, for evaluation alone
     crop_px: int
-    steps: int
-    polish_steps: int  # more steps at `polish` times the rate, positions by their plain likelihood
     calm: ImageRanges  # what the first `calm_steps` see in place of `images`: easy to tell, quick to learn
     calm_steps: int
+    rounds: tuple[Round, ...] = (LEARN, POLISH)
+    deeper_from: int = 0  # step from which the network's second look takes part
     widths: tuple[int, ...] = (32, 64, 96, 128, 128)
     depth: tuple[int, ...] = (1, 1, 2, 2, 4)
     batch: int = 4
-    learning_rate: float = 2e-3
-    polish: float = 0.3
     doses_e_A2: tuple[float, ...] = DOSES_E_A2
 
     @property
     def all_steps(self) -> int:
         """From the first to the last."""
-        return self.steps + self.polish_steps
+        return sum(each.steps for each in self.rounds)
+
+    def round_at(self, step: int) -> tuple[Round, int]:
+        """The round of a step, and which of its own steps it is."""
+        for each in self.rounds:
+            if step < each.steps:
+                return each, step
+            step -= each.steps
+        raise IndexError(f"expected a step of the recipe's {self.all_steps}, got one beyond")
 
     def images_at(self, step: int) -> ImageRanges:
         """What the samples of a step are drawn from."""
