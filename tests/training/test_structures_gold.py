@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from training.structures.gold import BOND_A, ZONES, GoldRanges, _twinned, columns
+from training.structures.gold import BOND_A, ZONES, GoldRanges, _twinned
 from training.structures.structure import Structure
 from training.structures.support import carbon, ceria
+from training.structures.zone_axis import columns
 
 STILL = GoldRanges(
     diameter_A=(22.0, 22.0), tilt_degrees=0.0, disorder_A=(0.0, 0.0), step_chance=0.0, adatoms=0.0, twin_chance=0.0

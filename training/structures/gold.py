@@ -9,22 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from training.structures.structure import Sites, Structure
-from training.structures.support import carbon, ceria
+from training.structures.structure import Structure
+from training.structures.support import support
+from training.structures.zone_axis import Points, along, column_sites, columns, tilt, turn
 
 LATTICE_A = 4.078
 BOND_A = LATTICE_A / np.sqrt(2)
 ZONES = ((1, 1, 0), (1, 0, 0), (1, 1, 1), (2, 1, 1))
-_APART_A = 0.8  # atoms of one column, from one to the next, lie no further apart than this in projection
-_ALONG_A = 8.0  # nor this along the beam; [111] repeats after 7.1 A
-
-Points = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class GoldRanges:
@@ -55,31 +48,18 @@ def particle(ranges: GoldRanges, rng: np.random.Generator) -> Structure:
     if zone == (1, 1, 0) and rng.random() < ranges.twin_chance:
         gold = _twinned(radius_A, rng)
     gold = _surface(gold, ranges, rng)
-    gold = gold @ _tilt(ranges.tilt_degrees, rng).T @ _turn(rng).T
+    gold = gold @ tilt(ranges.tilt_degrees, rng).T @ turn(rng).T
     gold -= gold.mean(axis=0)
     column = columns(gold)
     gold += rng.normal(0, rng.uniform(*ranges.disorder_A), gold.shape)
     gold[:, 1:] += ranges.cell_A / 2 + rng.uniform(-4, 4, 2)
     kind = ("carbon", "CeO2", "vacuum")[rng.choice(3, p=ranges.supports)]
-    under, numbers = _support(kind, gold, ranges, rng)
+    under, under_numbers = support(kind, gold, ranges.cell_A, ranges.thickness_A, ranges.edge_on_chance, rng)
     atoms = np.concatenate([gold, under])
-    numbers = np.concatenate([np.full(len(gold), 79, np.uint8), numbers])
-    return Structure(atoms, numbers, ranges.cell_A, _sites(gold, column), f"[{''.join(map(str, zone))}] on {kind}")
-
-
-def columns(atoms_A: Points) -> NDArray[np.intp]:
-    """Which column each atom belongs to: chains along z of atoms that nearly lie on each other."""
-    scaled = atoms_A / np.array([_ALONG_A, _APART_A, _APART_A])
-    pairs = cKDTree(scaled).query_pairs(1.0, output_type="ndarray")
-    count = len(atoms_A)
-    joined = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(joined, directed=False)[1], np.intp)
-
-
-def _sites(atoms_A: Points, column: NDArray[np.intp]) -> Sites:
-    length = np.bincount(column)
-    mean = np.stack([np.bincount(column, atoms_A[:, axis]) / length for axis in (1, 2)], axis=1)
-    return Sites(mean, np.zeros(len(length), np.uint8), (79,), length[:, None].astype(np.uint8))
+    numbers = np.full(len(gold), 79, np.uint8)
+    sites = column_sites(gold, numbers, column, (79,))
+    numbers = np.concatenate([numbers, under_numbers])
+    return Structure(atoms, numbers, ranges.cell_A, sites, f"[{''.join(map(str, zone))}] on {kind}")
 
 
 def _crystal(zone: tuple[int, int, int], radius_A: float, rng: np.random.Generator) -> Points:
@@ -93,15 +73,7 @@ def _crystal(zone: tuple[int, int, int], radius_A: float, rng: np.random.Generat
     flatter = rng.uniform(0.85, 1.1, 3)  # along the cube's axes: no two particles are of one shape
     inside = (depth_111 < radius_A) & (depth_100 < radius_A * rng.uniform(1.0, 1.25))
     inside &= (np.abs(atoms) < radius_A * 1.2 * flatter).all(axis=1)
-    return atoms[inside] @ _along(zone).T
-
-
-def _along(zone: tuple[int, int, int]) -> Points:
-    """Rotation, on (z, y, x), that brings a direction of the crystal along z."""
-    z = np.array(zone, float) / np.linalg.norm(zone)
-    y = np.cross(z, [0.0, 0.0, 1.0])
-    y /= np.linalg.norm(y)
-    return np.stack([z, y, np.cross(z, y)])
+    return atoms[inside] @ along(zone).T
 
 
 def _twinned(radius_A: float, rng: np.random.Generator) -> Points:
@@ -162,38 +134,3 @@ def _surface(atoms: Points, ranges: GoldRanges, rng: np.random.Generator) -> Poi
         if len(free):
             atoms = np.concatenate([atoms, free[rng.integers(len(free))][None]])
     return atoms
-
-
-def _tilt(largest_degrees: float, rng: np.random.Generator) -> Points:
-    """Rotation on (z, y, x) about an axis in the plane."""
-    angle, turn = np.radians(rng.uniform(0, largest_degrees)), rng.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    about_x = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    p, q = np.cos(turn), np.sin(turn)
-    in_plane = np.array([[1, 0, 0], [0, p, -q], [0, q, p]])
-    return in_plane @ about_x @ in_plane.T
-
-
-def _turn(rng: np.random.Generator) -> Points:
-    """Rotation about the beam."""
-    angle = rng.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-
-
-def _support(kind: str, gold: Points, ranges: GoldRanges, rng: np.random.Generator) -> tuple[Points, NDArray[np.uint8]]:
-    """Atoms beside the particle, its facet on theirs, or behind it along the beam; and their numbers."""
-    if kind == "vacuum":
-        return np.empty((0, 3)), np.empty(0, np.uint8)
-    thick_A, middle = rng.uniform(*ranges.thickness_A), gold[:, 0].mean()
-    build = carbon if kind == "carbon" else ceria
-    atoms, numbers = build(ranges.cell_A, thick_A, rng)
-    if rng.random() < ranges.edge_on_chance:
-        atoms[:, 0] += middle - thick_A / 2
-        rough = 2 * np.sin(atoms[:, 2] / rng.uniform(4, 9) + rng.uniform(0, 6)) if kind == "carbon" else 0.0
-        kept = atoms[:, 1] > gold[:, 1].max() + 1.5 + rough
-    else:
-        atoms[:, 0] += gold[:, 0].max() + 2.2
-        kept = np.ones(len(atoms), bool)
-    clear = cKDTree(gold).query(atoms)[0] > 2.0
-    return atoms[kept & clear], numbers[kept & clear]
