@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -14,8 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
+from training import specimen_file
 from training.recipes import RECIPES
+from training.recipes.own import own
 from training.recipes.recipe import Recipe
+from training.structures.own import SHAPES
 
 HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
 
@@ -29,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; errors of the user's making are one line and exit status 2."""
     try:
         options = _parser().parse_args(argv)
-        recipe = RECIPES[options.recipe]()
         folder = options.folder or Path("runs") / options.recipe
-        options.run(recipe, folder, options)
+        options.run(_recipe(folder, options), folder, options)
     except AtomstreamError as error:
         print(f"atomstream-train: {error}", file=sys.stderr)
         return 2
@@ -39,6 +43,52 @@ def main(argv: list[str] | None = None) -> int:
         print("atomstream-train: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _recipe(folder: Path, options: argparse.Namespace) -> Recipe:
+    """The shipped recipe of this name, or that of the user's own specimen, which `simulate --structure` writes down."""
+    name, told = options.recipe, [flag for flag in _OWN if getattr(options, flag, None) is not None]
+    if name in RECIPES:
+        if told:
+            raise ConfigError(
+                f"Expected a name of your own with --{told[0]}, got {name!r}, which is a shipped recipe: choose another"
+            )
+        return RECIPES[name]()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
+        raise ConfigError(f"Expected a name of letters, digits, - and _, got {name!r}: choose another")
+    path = folder / "specimen.json"
+    if told:
+        return _told(name, path, options)
+    if not path.exists():
+        raise ConfigError(
+            f"Expected a shipped recipe ({', '.join(sorted(RECIPES))}) or a specimen of your own, got {name!r} without "
+            f"{path}: `simulate {name} --structure FILE` begins one, see atomstream-train simulate --help"
+        )
+    return own(name, specimen_file.read_specimen(path))
+
+
+def _told(name: str, path: Path, options: argparse.Namespace) -> Recipe:
+    """The recipe of the structure that the options tell of, once it is written down; what was begun is not changed."""
+    for flag in ("structure", "voltage"):
+        if getattr(options, flag) is None:
+            raise ConfigError(f"Expected --structure and --voltage of a specimen of your own, got no --{flag}: add it")
+    specimen = specimen_file.specimen_of(
+        options.structure,
+        options.shape or "slab",
+        options.elements or (),
+        options.voltage,
+        zone=options.zone,
+        thickness_A=options.thickness,
+        diameter_A=options.diameter,
+    )
+    recipe = own(name, specimen)
+    if not path.exists():
+        specimen_file.write_specimen(specimen, path)
+    elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
+        raise ConfigError(
+            f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the folder"
+        )
+    return recipe
 
 
 def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -156,19 +206,53 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for run in (simulate, fit, export, evaluate):
         command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
-        command.add_argument("recipe", choices=sorted(RECIPES))
-        command.add_argument("--folder", type=Path, help="of the run (runs/RECIPE)")
+        command.add_argument("recipe", metavar="NAME", help=f"{', '.join(sorted(RECIPES))}, or a specimen of your own")
+        command.add_argument("--folder", type=Path, help="of the run (runs/NAME)")
         command.set_defaults(run=run)
         for flags, settings in _FLAGS[run.__name__]:
             command.add_argument(flags, **settings)
     return parser
 
 
+def _listed(kind: Callable[[str], Any], form: str) -> Callable[[str], tuple[Any, ...]]:
+    """Reads values written as `form` is, with commas between."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != len(form.split(",")):
+            raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
+        return values
+
+    return read
+
+
+_OWN: dict[str, dict[str, Any]] = {  # of simulate, for a specimen of the user's own
+    "structure": {"type": Path, "metavar": "FILE", "help": f"its atoms ({', '.join(specimen_file.FORMATS)}, POSCAR)"},
+    "shape": {"choices": list(SHAPES), "help": "a crystal slab (the default), a particle cut from it, or the atoms"},
+    "zone": {
+        "type": _listed(int, "U,V,W"),
+        "metavar": "U,V,W",
+        "help": "what of the crystal lies along the beam; --zone=-1,1,0",
+    },
+    "thickness": {"type": _listed(float, "LOW,HIGH"), "metavar": "LOW,HIGH", "help": "of slabs, in A"},
+    "diameter": {"type": _listed(float, "LOW,HIGH"), "metavar": "LOW,HIGH", "help": "of particles, in A"},
+    "elements": {
+        "type": lambda text: tuple(text.split(",")),
+        "metavar": "A,B",
+        "help": "whose columns are found (all but H)",
+    },
+    "voltage": {"type": float, "metavar": "KV", "help": "of the microscope, in kV"},
+}
+
 _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "simulate": [
         ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
         ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),
         ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
+        *((f"--{name}", settings) for name, settings in _OWN.items()),
     ],
     "fit": [
         ("--steps", {"type": int, "help": "of the first round (the recipe's)"}),

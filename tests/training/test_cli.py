@@ -105,7 +105,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("argv", "said"),
         [
-            (["fit", "silicene"], "invalid choice: 'silicene'"),
+            (["fit", "silicene"], "'silicene' without runs/silicene/specimen.json"),
             (["fit", "graphene", "--step", "few"], "invalid int value: 'few'"),
             (["fit", "graphene", "--epochs", "3"], "unrecognized arguments: --epochs 3"),
             (["paint", "graphene"], "invalid choice: 'paint'"),

@@ -1,0 +1,56 @@
+"""A user's own structure, as `atomstream-train simulate NAME --structure FILE` wrote it down.
+
+Ranges are those of gold at any voltage, doses those of graphene: crystals may bear more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.decidable import column_sign
+from training.ranges import ImageRanges
+from training.recipes.recipe import Recipe, family_spec
+from training.specimen_file import OwnSpecimen
+from training.structures.own import depth_A, nearest_A
+
+_FOCUS_A = 200.0  # to both sides of the best, which is that of the specimen's middle
+
+
+def own(name: str, specimen: OwnSpecimen) -> Recipe:
+    """The recipe of the model `name`; ConfigError where the structure's columns cannot be told apart."""
+    from ase.data import chemical_symbols
+
+    focus_A = _FOCUS_A + depth_A(specimen.ranges) / 2
+    images = ImageRanges(
+        voltage_kV=specimen.voltage_kV,
+        defocus_A=(-focus_A, focus_A),
+        Cs_A=(-3e5, 1e5),
+        astigmatism_A=(0.0, 50.0),
+        coma_A=(0.0, 400.0),
+        threefold_A=(0.0, 400.0),
+        focal_spread_A=(20.0, 50.0),
+        dose_e_A2=(3e2, 1e5),
+        contamination_chance=0.2,
+        uneven_focus_chance=0.0,
+        displacement_A=0.0,
+        thin=False,
+        rule=column_sign,
+    )
+    spec = family_spec(
+        name,
+        images,
+        tuple(chemical_symbols[number] for number in specimen.ranges.elements),
+        licence="its maker's",
+        separation_A=min(0.8, max(0.6, 0.6 * nearest_A(specimen.ranges))),
+    )
+    return Recipe(
+        spec=spec,
+        structures=specimen.ranges,
+        images=images,
+        seed=1,
+        specimens=300,
+        held_out=64,
+        crop_px=256,
+        calm=replace(images, tilt_mrad=0.2, dose_e_A2=(1e4, 1e5), contamination_chance=0.0),
+        calm_steps=1000,
+    )
