@@ -100,8 +100,8 @@ def _insert(graph: onnx.GraphProto, quantised: set[str], largest: dict[str, floa
 
 def _activation(graph: onnx.GraphProto, name: str, largest: float) -> tuple[str, list[onnx.NodeProto]]:
     scale, zero = f"{name}.scale", f"{name}.zero"
-    # A tensor that is always 0 has no scale of its own.
-    _add(graph, scale, np.float16(largest / _STEPS or 1.0))
+    # A tensor that is always 0, or so near that float16 has no scale for it, has none of its own.
+    _add(graph, scale, np.float16(largest / _STEPS) or np.float16(1))
     _add(graph, zero, np.int8(0))
     return f"{name}.quantised", [
         helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.int8"]),
@@ -112,8 +112,8 @@ def _activation(graph: onnx.GraphProto, name: str, largest: float) -> tuple[str,
 def _weight(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> tuple[str, list[onnx.NodeProto]]:
     """A scale for each output channel."""
     exact = values.astype(np.float64)
-    scale = np.abs(exact).max(axis=tuple(range(1, exact.ndim))) / _STEPS
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float16)
+    scale = (np.abs(exact).max(axis=tuple(range(1, exact.ndim))) / _STEPS).astype(np.float16)
+    scale = np.where(scale > 0, scale, np.float16(1))
     steps = np.rint(exact / scale.astype(np.float64).reshape(-1, *[1] * (exact.ndim - 1)))
     _add(graph, f"{name}.int8", np.clip(steps, -_STEPS, _STEPS).astype(np.int8))
     _add(graph, f"{name}.scale", scale)
