@@ -184,16 +184,15 @@ def _read(path: Path, kind: str) -> Any:
 
     try:
         size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise FileError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}: cut a part out")
-        return read(path, format=kind, do_not_split_by_at_sign=True)
-    except OSError as error:
-        raise FileError(f"{path}: expected a structure file, got {error.strerror or error}: check the path") from None
-    except FileError:
-        raise
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        atoms = read(path, format=kind, do_not_split_by_at_sign=True) if size <= _MOST_BYTES else None
+    except Exception as error:  # ASE's readers raise whatever their parsing meets, OSError without a number too
+        if isinstance(error, OSError) and error.strerror:
+            raise FileError(f"{path}: expected a structure file, got {error.strerror}: check the path") from None
         said = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise FileError(f"{path}: expected a structure as {kind}, got {said}: mend the file or convert it") from None
+    if atoms is None:
+        raise FileError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}: cut a part out")
+    return atoms
 
 
 def _refuse_overlap(path: Path, atoms: Any, periodic: bool) -> None:

@@ -43,15 +43,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def sending(frames: int) -> Iterator[str]:
-    """A PUSH that sends so many frames as fast as they are taken; its endpoint."""
+def sending(frames: int, size: int = 64) -> Iterator[str]:
+    """A PUSH that sends so many square frames as fast as they are taken; its endpoint."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
         push.linger, push.sndtimeo = 0, round(PATIENCE_S * 1000)
         port = push.bind_to_random_port("tcp://127.0.0.1")
 
         def send() -> None:
             for number in range(frames):
-                push.send_multipart(encode(np.full((64, 64), 7, np.uint16), frame=number, sampling=0.2))
+                push.send_multipart(encode(np.full((size, size), 7, np.uint16), frame=number, sampling=0.2))
 
         thread = threading.Thread(target=send)
         thread.start()

@@ -67,7 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_tutorial_from_a_cif_to_live_use(
     few_frames: None, small_network: None, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tifffile.imwrite(place / "movie.tif", np.random.default_rng(0).poisson(50, (1, 128, 128)).astype(np.uint16))
+    tifffile.imwrite(place / "movie.tif", np.random.default_rng(0).poisson(50, (2, 200, 200)).astype(np.uint16))
     said = {}
     assert [line[:2] for line in commands()] == [
         *(["atomstream-train", name] for name in ("simulate", "fit", "export", "evaluate")),
@@ -75,7 +75,7 @@ def test_the_tutorial_from_a_cif_to_live_use(
     ]
     for program, *arguments in commands():
         if arguments[0] == "serve":
-            with sending(2) as endpoint:
+            with sending(2, size=160) as endpoint:
                 assert atomstream([*arguments, "--input", endpoint]) == 0
         else:
             assert {"atomstream": atomstream, "atomstream-train": main}[program](arguments) == 0
