@@ -25,6 +25,9 @@ MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
 STRIDE_A = 12.0  # they lie at most this far from one another
 LEAST_COSINE = 0.8
+_REACH_A = 1.3  # sigma of what is around a column
+_NEAR_A = 2.0  # of a column: what else may be stronger
+_STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
 _ONE_SIGN = 0.4  # 0: as much of one sign as of the other, 1: all of one
 
 
@@ -69,12 +72,44 @@ def column_sign(
 
     Thick and thin columns may differ, so a majority is asked for, weighted with the contrast.
     """
-    image, reach_px = images[0], 1.3 / sampling_A
-    around = cv2.GaussianBlur(image, (0, 0), reach_px, borderType=cv2.BORDER_REFLECT_101)
-    at = np.floor(positions_A[0] / sampling_A).astype(int)
-    at = at[np.all((at >= 0) & (at < image.shape), axis=1)]
-    contrast = (image - around)[at[:, 0], at[:, 1]]
+    detail = _detail(images[0], sampling_A)
+    at, _ = _pixels(positions_A[0], detail.shape, sampling_A)
+    contrast = detail[at[:, 0], at[:, 1]]
     return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
+
+
+def crystal_sign(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+) -> bool:
+    """The rule of columns of any elements: `column_sign`, and those stand out that scatter strongly.
+
+    Where only what lies between these shows, the picture is that of the same crystal shifted, its contrast reversed.
+    """
+    detail = _detail(images[0], sampling_A)
+    size = 2 * int(_NEAR_A / sampling_A) + 1
+    strongest = cv2.dilate(np.abs(detail), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    at, inside = _pixels(positions_A[0], detail.shape, sampling_A)
+    weight, (y, x) = strengths(sites)[inside], at.T
+    stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
+    return bool(stands_out) and column_sign(images, positions_A, sites, sampling_A)
+
+
+def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
+    """The image against what is around each place."""
+    around = cv2.GaussianBlur(image, (0, 0), _REACH_A / sampling_A, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(image - around, np.float32)
+
+
+def _pixels(
+    positions_A: NDArray[np.float64], shape: tuple[int, ...], sampling_A: float
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The nearest pixels (M, 2) of the positions in the image, and which of the (N,) these are."""
+    at = np.floor(positions_A / sampling_A).astype(np.intp)
+    inside = np.all((at >= 0) & (at < shape), axis=1)
+    return at[inside], inside
 
 
 def decidable(
@@ -108,10 +143,9 @@ def _impulses(
     weights: NDArray[np.float64] | float = 1.0,
 ) -> NDArray[np.float32]:
     """Atoms as impulses at their nearest pixel."""
-    at = np.floor(positions_A / sampling_A).astype(int)
-    inside = np.all((at >= 0) & (at < shape), axis=1)
+    at, inside = _pixels(positions_A, shape, sampling_A)
     out = np.zeros(shape, np.float32)
-    out[at[inside, 0], at[inside, 1]] = np.broadcast_to(weights, len(at))[inside]
+    out[at[:, 0], at[:, 1]] = np.broadcast_to(weights, len(inside))[inside]
     return out
 
 

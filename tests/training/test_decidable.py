@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.decidable import FIRST_ORDER_A, decidable
+from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, decidable
+from training.structures.structure import Sites
 
 SAMPLING_A = 0.25
 SIZE = 168  # 42 A: windows at four places
@@ -100,3 +101,37 @@ def test_gain_and_offset_do_not_matter(lattice: Lattice) -> None:
 
 def test_without_atoms_there_is_nothing_to_decide() -> None:
     assert not decidable(np.ones((SIZE, SIZE), np.float32), np.empty((0, 2)), SAMPLING_A)
+
+
+class TestCrystal:
+    """Two square lattices, strontium at the corners, oxygen in the middles, each column a spot of some brightness."""
+
+    def decided(self, strontium: float, oxygen: float, sought: tuple[int, ...] = (0, 1)) -> tuple[bool, bool]:
+        """What `column_sign` and `crystal_sign` say where columns of these two are looked for."""
+        corners = np.stack(np.mgrid[2:40:3.9, 2:40:3.9], axis=-1).reshape(-1, 2)
+        positions = np.concatenate([corners, corners + 1.95])
+        content = np.repeat(np.array([[1, 0], [0, 1]], np.uint8), len(corners), axis=0)
+        at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
+        image = np.ones((SIZE, SIZE))
+        for (y, x), brightness in zip(positions, np.repeat([strontium, oxygen], len(corners)), strict=True):
+            image += brightness * np.exp(-((at[0] - y) ** 2 + (at[1] - x) ** 2) / (2 * 0.5**2))
+        kept = content[:, list(sought)].any(axis=1)
+        sites = Sites(positions[kept], content[kept, 1], (38, 8), content[kept])
+        asked = ([image.astype(np.float32)], [sites.positions_A], sites, SAMPLING_A)
+        return column_sign(*asked), crystal_sign(*asked)
+
+    @pytest.mark.parametrize(("strontium", "oxygen"), [(1.0, 0.3), (-1.0, -0.3), (1.0, 0.0), (1.0, 1.0)])
+    def test_strong_columns_of_either_sign_are_decidable(self, strontium: float, oxygen: float) -> None:
+        assert self.decided(strontium, oxygen) == (True, True)
+
+    def test_where_the_weak_ones_alone_show_it_could_be_the_crystal_shifted(self) -> None:
+        assert self.decided(0.0, 1.0) == (True, False)
+        assert self.decided(0.0, 1.0, sought=(0,))[1] is False  # though only strontium is looked for
+        assert self.decided(1.0, 0.0, sought=(0,))[1] is True
+
+    def test_opposite_signs_are_not_decidable(self) -> None:
+        assert self.decided(1.0, -1.0) == (False, False)
+
+    def test_without_columns_there_is_nothing_to_decide(self) -> None:
+        none = Sites(np.empty((0, 2)), np.empty(0, np.uint8), (38,), np.empty((0, 1), np.uint8))
+        assert not crystal_sign([np.ones((SIZE, SIZE), np.float32)], [none.positions_A], none, SAMPLING_A)

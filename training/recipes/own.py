@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.decidable import column_sign
+from training.decidable import crystal_sign
 from training.ranges import ImageRanges
 from training.recipes.recipe import Recipe, family_spec
 from training.specimen_file import OwnSpecimen
@@ -34,7 +34,7 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
         uneven_focus_chance=0.0,
         displacement_A=0.0,
         thin=False,
-        rule=column_sign,
+        rule=crystal_sign,
     )
     spec = family_spec(
         name,
