@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from engine import ConfigError
 from engine.prepare import prepare
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
@@ -16,6 +17,8 @@ from training.recipes.recipe import Recipe
 from training.targets import targets
 
 VIEWS = 2  # frames a microscope setting: the image is dear, looking at it again is cheap
+_TRIES = 4  # settings of one specimen before another is taken
+_CHECKED = 25  # specimens that a recipe is tried on
 _FIELD_MARGIN_A = (1.0, 8.0)  # the frame is larger than what the network sees of it
 
 
@@ -37,14 +40,27 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         pairs = [crop(shot, self.recipe, rng) for shot in self._shots(self.recipe.images_at(step), rng)]
         return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
 
+    def check(self) -> None:
+        """ConfigError where of many settings none is decidable: drawing samples would not come to an end."""
+        rng = np.random.default_rng(self.recipe.seed)
+        if not any(self._shot(self.recipe.images, rng) for _ in range(_CHECKED)):
+            raise ConfigError(
+                f"Expected frames whose contrast tells where the atoms are, got none in {_CHECKED * _TRIES} settings: "
+                "simulate a thinner specimen, another zone axis or fewer elements, under another name"
+            )
+
     def _shots(self, images: ImageRanges, rng: np.random.Generator) -> list[Shot]:
-        size_A = self.recipe.crop_px * self.recipe.spec.sampling_A
-        field_A = (size_A + _FIELD_MARGIN_A[0], size_A + _FIELD_MARGIN_A[1])
         while True:
-            specimen = self.specimens[rng.integers(len(self.specimens))]
-            shots = shoot(specimen, images, field_A, rng, views=VIEWS, tries=4)
+            shots = self._shot(images, rng)
             if shots:
                 return shots
+
+    def _shot(self, images: ImageRanges, rng: np.random.Generator) -> list[Shot]:
+        """Of one specimen; empty where its settings were undecidable."""
+        size_A = self.recipe.crop_px * self.recipe.spec.sampling_A
+        field_A = (size_A + _FIELD_MARGIN_A[0], size_A + _FIELD_MARGIN_A[1])
+        specimen = self.specimens[rng.integers(len(self.specimens))]
+        return shoot(specimen, images, field_A, rng, views=VIEWS, tries=_TRIES)
 
 
 def crop(shot: Shot, recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -76,6 +92,7 @@ def loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches from a step on, made by processes beside the training."""
     samples = Samples(specimens, recipe, first_step * recipe.batch // VIEWS)
+    samples.check()
     return DataLoader(
         samples,
         batch_size=recipe.batch // VIEWS,

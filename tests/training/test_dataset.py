@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engine import ConfigError
 from engine.prepare import prepare
 from tests.training.specimens import ROUND
 from training.dataset import VIEWS, Samples, crop, loader
@@ -55,6 +56,14 @@ def test_the_first_steps_are_calm(recipe: Recipe, specimens: list[Specimen]) -> 
     assert [bool(torch.equal(first[k][0], none[k][0])) for k in (0, 3, 4)] == [False, False, True]
     resumed = Samples(specimens, of_two, first=3)
     assert torch.equal(resumed[0][0], first[3][0])
+
+
+def test_a_specimen_that_no_setting_decides_is_told_before_a_search_without_end(
+    recipe: Recipe, specimens: list[Specimen]
+) -> None:
+    hopeless = replace(recipe, images=replace(recipe.images, rule=lambda *shown: False))
+    with pytest.raises(ConfigError, match="got none in 100 settings: simulate a thinner specimen"):
+        loader(specimens, hopeless, 0, 0)
 
 
 class TestCrop:
