@@ -230,8 +230,15 @@ def _listed(kind: Callable[[str], Any], form: str) -> Callable[[str], tuple[Any,
 
 
 _OWN: dict[str, dict[str, Any]] = {  # of simulate, for a specimen of the user's own
-    "structure": {"type": Path, "metavar": "FILE", "help": f"its atoms ({', '.join(specimen_file.FORMATS)}, POSCAR)"},
-    "shape": {"choices": list(SHAPES), "help": "a crystal slab (the default), a particle cut from it, or the atoms"},
+    "structure": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": f"atoms of your own specimen ({', '.join(specimen_file.FORMATS)}, POSCAR)",
+    },
+    "shape": {
+        "choices": list(SHAPES),
+        "help": "a crystal slab (the default), a particle cut from it, or its atoms alone",
+    },
     "zone": {
         "type": _listed(int, "U,V,W"),
         "metavar": "U,V,W",

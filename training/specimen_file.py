@@ -132,11 +132,16 @@ def check(specimen: OwnSpecimen) -> None:
 
 
 def write_specimen(specimen: OwnSpecimen, path: Path) -> None:
-    """Write specimen.json, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write specimen.json, whole or not at all; FileError where that fails."""
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(as_json(specimen)) + "\n")
-    partial.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(as_json(specimen)) + "\n")
+        partial.rename(path)
+    except OSError as error:
+        raise FileError(
+            f"{path}: expected a place to write to, got {error.strerror}: choose another --folder"
+        ) from None
 
 
 def read_specimen(path: Path) -> OwnSpecimen:

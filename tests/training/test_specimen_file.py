@@ -133,6 +133,13 @@ def test_written_and_read_it_is_the_same(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["specimen.json"]
 
 
+def test_where_nothing_can_be_written(tmp_path: Path, molecule: Callable[[str, float], Path]) -> None:
+    told = specimen_of(molecule("Au2", 3.0), "as-given", (), 300.0)
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(FileError, match="expected a place to write to, got File exists: choose another --folder"):
+        write_specimen(told, tmp_path / "run" / "specimen.json")
+
+
 def test_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"specimen\.json: expected the specimen, got No such file or directory"):
         read_specimen(tmp_path / "specimen.json")

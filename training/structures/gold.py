@@ -19,6 +19,7 @@ LATTICE_A = 4.078
 BOND_A = LATTICE_A / np.sqrt(2)
 ZONES = ((1, 1, 0), (1, 0, 0), (1, 1, 1), (2, 1, 1))
 
+
 @dataclass(frozen=True, slots=True)
 class GoldRanges:
     """What particles and their supports are drawn from."""
