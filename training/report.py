@@ -69,7 +69,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
     ]
     style = (
         "body{font-family:sans-serif;max-width:75em;margin:2em auto}"
-        "td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
+        "table{font-size:.8em}td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
     )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     (folder / "report.html").write_text(page)
