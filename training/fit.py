@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,14 +47,15 @@ def fit(
         step = _restore(checkpoint, network, average, optimiser)
     _forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
+        now, _ = recipe.round_at(step)
         for group in optimiser.param_groups:
             group["lr"] = rate(step, recipe)
-        network.deeper = step >= recipe.deeper_from
+        network.deeper = now.deeper
         frames, maps = frames.flatten(0, 1).to(device), maps.flatten(0, 1).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=fast):
             features = network.features(frames)
         # The head in float32: bf16 would round an offset of some pixels by a hundredth of one.
-        losses = loss_terms(network.head(features.float()), maps, recipe.round_at(step)[0].beta)
+        losses = loss_terms(network.head(features.float()), maps, now.beta)
         total = sum(losses.values(), torch.zeros((), device=device))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -113,7 +115,8 @@ def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     if not checkpoint.exists():
         raise FileError(f"{checkpoint}: expected a checkpoint, found none: run `atomstream-train fit` first")
     average = torch.optim.swa_utils.AveragedModel(new_network(recipe), use_buffers=True)
-    average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
+    with _of_this_network(checkpoint):
+        average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
     return average.module.eval()
 
 
@@ -126,7 +129,7 @@ def rate(step: int, recipe: Recipe) -> float:
     now, done = recipe.round_at(step)
     if step < WARM_UP:
         return now.rate * (step + 1) / WARM_UP
-    begun = WARM_UP if now is recipe.rounds[0] else 0
+    begun = WARM_UP if done == step else 0
     return now.rate * _cosine((done - begun) / (now.steps - begun))
 
 
@@ -155,7 +158,20 @@ def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimis
 
 def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
+    with _of_this_network(path):
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])
+
+
+@contextmanager
+def _of_this_network(path: Path) -> Iterator[None]:
+    """FileError where the weights of a checkpoint are those of another network."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:120]
+        raise FileError(
+            f"{path}: expected a checkpoint of this recipe's network, got another ({said}): remove it and fit again"
+        ) from None

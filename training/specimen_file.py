@@ -24,7 +24,6 @@ FORMATS = {
     ".xsd": "xsd",
     ".xsf": "xsf",
     ".gen": "gen",
-    ".res": "res",
 }
 _NAMED = {"POSCAR": "vasp", "CONTCAR": "vasp"}
 _MOST_ATOMS, _MOST_BYTES, _MOST_CLASSES, _LARGEST_INDEX = 200_000, 50_000_000, 16, 9
@@ -92,12 +91,19 @@ def read_structure(path: Path, crystal: bool) -> tuple[Points, Numbers, Points |
     if numbers.min() < 1 or numbers.max() > _HEAVIEST:
         wrong = numbers[(numbers < 1) | (numbers > _HEAVIEST)][0]
         raise FileError(f"{path}: expected elements up to {_HEAVIEST}, got an atom of number {wrong}: name it")
-    whole = all(share == 1 for site in atoms.info.get("occupancy", {}).values() for share in site.values())
-    if not whole:
+    if not _whole(atoms):
         raise FileError(f"{path}: expected whole atoms, got sites that are occupied in part: write a supercell of them")
     has_cell = bool(abs(np.linalg.det(cell_A)) > 1)
     _refuse_overlap(path, atoms, crystal and has_cell)
     return positions_A[:, ::-1].round(6), numbers.astype(np.uint8), cell_A[:, ::-1].round(6) if has_cell else None
+
+
+def _whole(atoms: Any) -> bool:
+    """False where a site is told to be occupied in part: by ASE's reader of CIF in `info`, of PDB in an array."""
+    told = atoms.info.get("occupancy")
+    sites = told.values() if isinstance(told, dict) else ()
+    shares = [share for site in sites if isinstance(site, dict) for share in site.values()]
+    return all(share == 1 for share in shares) and not np.any(atoms.arrays.get("occupancy", 1.0) < 1)
 
 
 def check(specimen: OwnSpecimen) -> None:
@@ -154,6 +160,13 @@ def read_specimen(path: Path) -> OwnSpecimen:
         numbers = np.array(raw["numbers"], np.uint8)
         atoms_A = np.array(raw["atoms_A"], float).reshape(len(numbers), 3)
         cell_A = None if raw["cell_A"] is None else np.array(raw["cell_A"], float).reshape(3, 3)
+        finite = all(np.isfinite(values).all() for values in (atoms_A, cell_A) if values is not None)
+        if not (finite and (cell_A is None or abs(np.linalg.det(cell_A)) > 1)):
+            raise ValueError("atoms or a cell that cannot be")
+        if not (len(numbers) and numbers.min() >= 1 and numbers.max() <= _HEAVIEST):
+            raise ValueError("elements that cannot be")
+        if drawn["zone"] is not None and [type(index) for index in drawn["zone"]] != [int] * 3:
+            raise ValueError(f"zone {drawn['zone']}")
         ranges = OwnRanges(atoms_A, numbers, cell_A, tuple(raw["elements"]), raw["shape"], **drawn)
         specimen = OwnSpecimen(str(raw["structure"]), float(raw["voltage_kV"]), ranges)
         if as_json(specimen) != raw:
@@ -161,7 +174,7 @@ def read_specimen(path: Path) -> OwnSpecimen:
         check(specimen)
     except OSError as error:
         raise FileError(f"{path}: expected the specimen, got {error.strerror}: check the path") from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise FileError(
             f"{path}: expected what `simulate --structure` writes, got {error}: remove the folder and simulate again"
         ) from None

@@ -37,7 +37,6 @@ def recipe() -> Recipe:
         crop_px=64,
         batch=4,
         rounds=(Round(4, 2e-3), Round(2, 6e-4, beta=0.0)),
-        deeper_from=0,
         calm_steps=0,
     )
 

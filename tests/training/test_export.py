@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -111,6 +112,10 @@ class TestExported:
 
 
 class TestFiles:
+    def test_the_file_holds_the_graph_and_no_notes(self, model: Model) -> None:
+        nodes = onnx.load(model.folder / f"{model.spec.name}.onnx").graph.node
+        assert not any(node.metadata_props or node.doc_string for node in nodes)
+
     def test_every_file_has_its_hash(self, model: Model) -> None:
         names = {f"{model.spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")}
         assert {path.name for path in model.folder.iterdir()} == {*names, model.card.name}

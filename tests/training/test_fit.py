@@ -14,7 +14,7 @@ from engine import FileError
 from training import fit as module
 from training.dataset import loader
 from training.exit_waves import Specimen
-from training.fit import fit, loss_terms, read_network
+from training.fit import WARM_UP, fit, loss_terms, rate, read_network
 from training.recipes.recipe import Recipe, Round
 from training.unet import UNet
 
@@ -101,6 +101,30 @@ class TestFit:
         expected = fit(specimens, recipe, tmp_path, workers=0)
         assert same(fit(specimens, replace(recipe, rounds=recipe.rounds[:1]), tmp_path, workers=0), expected)
 
+    def test_second_looks_learn_from_their_round_on(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
+    ) -> None:
+        early = replace(recipe, rounds=(Round(3, 1e-2, deeper=False),))
+        torch.manual_seed(early.seed)
+        untrained = state(UNet(1, recipe.widths, recipe.depth))
+        looks = [name for name in untrained if "looks" in name]
+        before = state(fit(specimens, early, tmp_path, workers=0))
+        assert all(torch.equal(before[name], untrained[name]) for name in looks)
+        later = state(fit(specimens, replace(early, rounds=(*early.rounds, Round(3, 1e-2))), tmp_path, workers=0))
+        assert not any(torch.equal(later[name], before[name]) for name in looks if name.endswith("tell.1.weight"))
+
+    def test_a_checkpoint_of_another_network_is_one_line(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
+    ) -> None:
+        fit(specimens, recipe, tmp_path, workers=0)
+        other = replace(recipe, widths=(8, 24))
+        for read in (
+            lambda: fit(specimens, other, tmp_path, workers=0),
+            lambda: read_network(tmp_path / "checkpoint.pt", other),
+        ):
+            with pytest.raises(FileError, match="expected a checkpoint of this recipe's network, got another"):
+                read()
+
     def test_no_checkpoint_says_what_to_do(self, recipe: Recipe, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="expected a checkpoint, found none: run"):
             read_network(tmp_path / "checkpoint.pt", recipe)
@@ -172,3 +196,16 @@ class TestLosses:
 
     def test_contamination(self) -> None:
         assert loss_terms(raw(covered=0.0), maps(covered=1))["contamination"] == pytest.approx(0.3 * 0.6931, rel=1e-3)
+
+
+def test_the_rate_warms_up_once_and_falls_in_every_round(recipe: Recipe) -> None:
+    again = Round(400, 2e-3)
+    long = replace(recipe, rounds=(again, Round(200, 6e-4), again))
+    assert [rate(step, long) for step in (0, WARM_UP - 1, WARM_UP)] == pytest.approx([2e-3 / WARM_UP, 2e-3, 2e-3])
+    assert [rate(step, long) for step in (400, 600)] == [6e-4, 2e-3]
+    for first, last in ((WARM_UP, 399), (400, 599), (600, 999)):
+        rates = [rate(step, long) for step in range(first, last + 1)]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 0.01 * rates[0]
+    with pytest.raises(IndexError, match="expected a step of the recipe's 1000"):
+        rate(1000, long)

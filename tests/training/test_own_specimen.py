@@ -203,6 +203,11 @@ class TestMistakes:
             lambda raw: raw.replace("300.0", '"much"'),
             lambda raw: raw.replace("[38, 22, 8, 8, 8]", "[38, 22, 8]"),
             lambda raw: raw.replace("[38, 22, 8, 8, 8]", "[38, 22, 8, 8, 800]"),
+            lambda raw: raw.replace("[38, 22, 8, 8, 8]", "[38, 22, 8, 8, 120]"),
+            lambda raw: raw.replace("[0, 0, 1]", "[0, 1]"),
+            lambda raw: raw.replace("[0, 0, 1]", "[0, 0, 1.5]"),
+            lambda raw: raw.replace("3.905", "Infinity"),
+            lambda raw: "[" * 100_000,
         ],
     )
     def test_a_specimen_that_was_changed_by_hand(

@@ -81,6 +81,21 @@ def test_sites_occupied_in_part(tmp_path: Path) -> None:
         read_structure(path, crystal=True)
 
 
+def test_a_pdb_s_sites_occupied_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "alloy.pdb"
+    bulk("Au", cubic=True).write(path)
+    read_structure(path, crystal=True)
+    path.write_text(path.read_text().replace("  1.00", "  0.50", 1))
+    with pytest.raises(FileError, match="got sites that are occupied in part"):
+        read_structure(path, crystal=True)
+
+
+def test_what_else_a_file_calls_occupancy(tmp_path: Path) -> None:
+    path = tmp_path / "two.xyz"
+    path.write_text(XYZ.replace("2\n\n", "2\noccupancy=1\n"))
+    assert len(read_structure(path, crystal=False)[0]) == 2
+
+
 @pytest.mark.parametrize(("limit", "said"), [("_MOST_ATOMS", "expected 1 to 1 atoms, got 2"), ("_MOST_BYTES", "bytes")])
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, said: str) -> None:
     (tmp_path / "two.xyz").write_text(XYZ)

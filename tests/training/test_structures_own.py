@@ -172,3 +172,29 @@ def test_a_cut_that_holds_nothing_is_drawn_again() -> None:
 def test_an_axis_along_which_columns_run_into_each_other_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got some that run into each other along 3,5,8: choose an axis of lower"):
         nearest_A(replace(STO, zone=(3, 5, 8)))
+
+
+def test_atoms_as_given_that_form_no_columns_are_refused() -> None:
+    blob = np.random.default_rng(0).uniform(0, 30, (3000, 3))
+    ranges = replace(STO, atoms_A=blob, numbers=np.full(3000, 6, np.uint8), elements=(6,), shape="as-given")
+    with pytest.raises(ConfigError, match="got some that run into each other along the file's z"):
+        nearest_A(replace(ranges, cell_A=None, zone=None, thickness_A=None))
+
+
+def test_more_atoms_than_a_column_s_count_holds() -> None:
+    line = np.column_stack([np.arange(300) * 0.65, np.zeros((300, 2))])
+    ranges = replace(STO, atoms_A=line, numbers=np.full(300, 6, np.uint8), elements=(6,), shape="as-given", zone=None)
+    with pytest.raises(ConfigError, match="run into each other"):
+        nearest_A(ranges)
+    assert nearest_A(replace(ranges, atoms_A=line[:255], numbers=ranges.numbers[:255])) == np.inf
+
+
+def test_a_cell_too_skewed_to_fill_with() -> None:
+    skewed = replace(STO, cell_A=np.array([[0, 0, 1.0], [0, 1.0, 3000.0], [1.0, 3000.0, 0]]))
+    with pytest.raises(ConfigError, match="got one too flat or too skewed"):
+        drawn(skewed)
+
+
+def test_what_is_never_there_is_not_searched_for_ever() -> None:
+    with pytest.raises(ConfigError, match="got none in 300"):
+        drawn(replace(PARTICLE, elements=(79,), diameter_A=(8.0, 8.0)))

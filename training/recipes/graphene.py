@@ -24,6 +24,10 @@ def graphene() -> Recipe:
         crop_px=288,
         calm=nearly_round(images),
         calm_steps=1500,
-        rounds=(Round(9500, 2e-3), Round(4000, 6e-4, beta=0.0), Round(6500, 1e-3), Round(3000, 4e-4, beta=0.0)),
-        deeper_from=13500,
+        rounds=(
+            Round(9500, 2e-3, deeper=False),
+            Round(4000, 6e-4, beta=0.0, deeper=False),
+            Round(6500, 1e-3),
+            Round(3000, 4e-4, beta=0.0),
+        ),
     )

@@ -13,7 +13,7 @@ from training.recipes.recipe import Recipe, family_spec
 from training.specimen_file import OwnSpecimen
 from training.structures.own import depth_A, nearest_A
 
-_FOCUS_A = 200.0  # to both sides of the best, which is that of the specimen's middle
+_FOCUS_A = 200.0  # and half the specimen, to both sides of its exit face: as far to both sides of any depth
 
 
 def own(name: str, specimen: OwnSpecimen) -> Recipe:

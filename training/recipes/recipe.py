@@ -17,6 +17,7 @@ class Round:
     steps: int
     rate: float
     beta: float = 0.5
+    deeper: bool = True  # the network's second looks take part
 
 
 LEARN, POLISH = Round(7000, 2e-3), Round(3000, 6e-4, beta=0.0)
@@ -36,7 +37,6 @@ class Recipe:
     calm: ImageRanges  # what the first `calm_steps` see in place of `images`: easy to tell, quick to learn
     calm_steps: int
     rounds: tuple[Round, ...] = (LEARN, POLISH)
-    deeper_from: int = 0  # step from which the network's second look takes part
     widths: tuple[int, ...] = (32, 64, 96, 128, 128)
     depth: tuple[int, ...] = (1, 1, 2, 2, 4)
     batch: int = 4

@@ -22,7 +22,11 @@ from training.structures.zone_axis import APART_A, Points, along, column_sites, 
 SHAPES = {"slab": ("zone", "thickness_A"), "particle": ("zone", "diameter_A"), "as-given": ()}  # and what each needs
 _SLAB_CELL_A = 96.0  # the field that is trained on, turned by any angle, stays clear of its edges
 _LEAST_CELL_A, _ROOM_A = 80.0, 30.0  # of what does not fill its cell
+_LONGEST_COLUMN = 255  # atoms, counted in a byte
 _WIDEST_COLUMN_A = 1.2  # of a column that zigzags; a wider one is several that run into each other
+_FEW = 0.05  # share of the columns as given that may run into each other
+_DRAWS = 300
+_MOST_FILLED = 20_000_000  # atoms of the cells that a cut is taken from
 _LOOKED_AT_A = 40.0  # to both sides, of the crystal whose columns are checked
 
 Pair = tuple[float, float]
@@ -71,10 +75,14 @@ class OwnRanges:
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One specimen."""
-        while True:  # a thin cut through an open structure can miss every atom that is to be found
+        for _ in range(_DRAWS):  # a thin cut through an open structure can miss every atom that is to be found
             structure = specimen(self, rng)
             if len(structure.sites.positions_A):
                 return structure
+        raise ConfigError(
+            f"Expected specimens that hold what is to be found, got none in {_DRAWS}: choose a larger one, or more "
+            "--elements"
+        )
 
 
 def specimen(ranges: OwnRanges, rng: np.random.Generator) -> Structure:
@@ -104,10 +112,11 @@ def specimen(ranges: OwnRanges, rng: np.random.Generator) -> Structure:
 def nearest_A(ranges: OwnRanges) -> float:
     """How near the nearest two columns lie; infinity of a single one.
 
-    ConfigError where columns of the crystal run into each other along the zone axis. Atoms as given may do so here and
-    there: of theirs, the nearest twentieth is left aside.
+    ConfigError where columns run into each other along the beam, those of atoms as given in more than a few places; the
+    nearest of these are left aside.
     """
-    if ranges.shape == "as-given":
+    given = ranges.shape == "as-given"
+    if given:
         atoms, numbers = ranges.atoms_A, ranges.numbers
     else:
         half_A = np.array([_repeat_A(ranges) / 2 + 0.5, _LOOKED_AT_A, _LOOKED_AT_A])
@@ -115,22 +124,32 @@ def nearest_A(ranges: OwnRanges) -> float:
     column = _columns(ranges, atoms, numbers)
     sought = column >= 0
     flat, column = atoms[sought, 1:], column[sought]
-    positions = column_sites(atoms[sought], numbers[sought], column, ranges.elements).positions_A
-    if len(positions) < 2:
+    if len(column) == 0:
         return np.inf
-    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
-    if ranges.shape == "as-given":
-        return float(np.quantile(nearest, 0.05))
-    low, high = (np.full((len(positions), 2), fill) for fill in (np.inf, -np.inf))
-    at = np.unique(column, return_inverse=True)[1]
+    at, held = np.unique(column, return_inverse=True, return_counts=True)[1:]
+    low, high = (np.full((len(held), 2), fill) for fill in (np.inf, -np.inf))
     np.minimum.at(low, at, flat)
     np.maximum.at(high, at, flat)
-    if (high - low).max() > _WIDEST_COLUMN_A or nearest.min() < APART_A:
-        raise ConfigError(
-            f"Expected columns at least {APART_A} A apart along the zone axis, got some that run into each other along "
-            f"{','.join(map(str, ranges.zone or ()))}: choose an axis of lower indices, or fewer --elements"
-        )
+    joined = ((high - low).max(axis=1) > _WIDEST_COLUMN_A).mean()
+    if held.max() > _LONGEST_COLUMN or joined > (_FEW if given else 0):
+        raise _run_into_each_other(ranges)
+    if len(held) == 1:
+        return np.inf
+    positions = column_sites(atoms[sought], numbers[sought], column, ranges.elements).positions_A
+    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
+    if given:
+        return float(np.quantile(nearest, _FEW))
+    if nearest.min() < APART_A:
+        raise _run_into_each_other(ranges)
     return float(nearest.min())
+
+
+def _run_into_each_other(ranges: OwnRanges) -> ConfigError:
+    axis = ",".join(map(str, ranges.zone)) if ranges.zone else "the file's z"
+    return ConfigError(
+        f"Expected columns at least {APART_A} A apart along the beam, got some that run into each other along {axis}: "
+        "choose an axis of lower indices, or fewer --elements"
+    )
 
 
 def depth_A(ranges: OwnRanges) -> float:
@@ -166,6 +185,11 @@ def _filled(ranges: OwnRanges, rotation: Points, half_A: Points, origin: Points)
     basis = (ranges.atoms_A @ np.linalg.inv(ranges.cell_A) + origin) % 1
     corners = np.stack(np.mgrid[3 * (slice(-1, 2, 2),)], axis=-1).reshape(-1, 3) * half_A @ np.linalg.inv(cell)
     low, high = np.floor(corners.min(axis=0)).astype(int), np.floor(corners.max(axis=0)).astype(int)
+    if np.prod(high - low + 1.0) * len(basis) > _MOST_FILLED:
+        raise ConfigError(
+            f"Expected a cell of which at most {_MOST_FILLED} atoms make a specimen, got one too flat or too skewed: "
+            "write the crystal's conventional cell"
+        )
     tiles = np.stack(np.mgrid[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], axis=-1)
     atoms = (tiles.reshape(-1, 1, 3) + basis).reshape(-1, 3) @ cell
     inside = (np.abs(atoms) <= half_A).all(axis=1)
