@@ -188,6 +188,7 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             options.frames,
             recipe.doses_e_A2,
             progress=lambda done: bar.update(task, completed=done),
+            classical=True,
         )
         backend, classes = detector.backend, detector.spec.classes
     table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report", classes)

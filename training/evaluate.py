@@ -58,8 +58,12 @@ def evaluate(
     frames: int,
     doses: Iterable[float] = DOSES_E_A2,
     progress: Callable[[int], None] = lambda done: None,
+    classical: bool = False,
 ) -> list[Result]:
-    """`frames` settings, each at every dose; frame k comes from seed (seed, k) and specimen k alone."""
+    """`frames` settings, each at every dose; frame k comes from seed (seed, k) and specimen k alone.
+
+    `classical`: the same frames in the classical way too.
+    """
     results = []
     for number in range(frames):
         specimen = specimens[number % len(specimens)]
@@ -71,7 +75,9 @@ def evaluate(
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
             atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask))
             result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
-            results.append(replace(result, classical=_classical(shot, detector.spec.separation_A)))
+            if classical:
+                result = replace(result, classical=_classical(shot, detector.spec.separation_A))
+            results.append(result)
         progress(number + 1)
     return results
 

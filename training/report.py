@@ -23,7 +23,6 @@ from training.score import TOLERANCE_A, match
 
 _WORST = 10
 _FEW = 20  # atoms that say nothing of a share
-Points = NDArray[np.float64]
 
 _HEADINGS = {
     "frames": "decidable frames",
@@ -43,6 +42,9 @@ _HEADINGS = {
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
 }
+
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def write_report(results: list[Result], name: str, folder: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
@@ -181,20 +183,20 @@ def _calibration(results: list[Result]) -> Figure:
     return figure
 
 
-def _share(there: NDArray[np.float32], wrong: NDArray[np.float32]) -> tuple[Points, Points]:
+def _share(there: NDArray[np.float32], wrong: NDArray[np.float32]) -> Curve:
     """Mean score and share of atoms that are there, in tenths of the score; tenths of few atoms are left out."""
     score, is_there = np.concatenate([there, wrong]), np.repeat([1.0, 0.0], [len(there), len(wrong)])
     return _binned(score, is_there, np.minimum((score * 10).astype(int), 9))
 
 
-def _spread(sigma_pm: NDArray[np.float32], error_pm: Points) -> tuple[Points, Points]:
+def _spread(sigma_pm: NDArray[np.float32], error_pm: NDArray[np.float64]) -> Curve:
     """Mean sigma and RMS error, in eighths of the atoms by their sigma."""
     rank = np.argsort(np.argsort(sigma_pm))
     x, y = _binned(sigma_pm, np.square(error_pm).mean(axis=1), rank * 8 // max(1, len(rank)))
     return x, np.sqrt(y)
 
 
-def _binned(x: NDArray[np.float32], y: Points, which: NDArray[np.intp]) -> tuple[Points, Points]:
+def _binned(x: NDArray[np.float32], y: NDArray[np.float64], which: NDArray[np.intp]) -> Curve:
     counts = np.bincount(which)
     kept = counts >= _FEW
     means = [np.bincount(which, values)[kept] / counts[kept] for values in (x, y)]

@@ -129,6 +129,16 @@ class TestSummarise:
         assert np.isnan(sigma_ratio([poor]))
 
 
+def test_the_classical_way_where_it_is_asked_for(specimens: list[Specimen], monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = Oracle(monkeypatch)
+    (without,) = evaluate(oracle, specimens, RANGES, 5, 1, doses=(1e5,))
+    (beside,) = evaluate(oracle, specimens, RANGES, 5, 1, doses=(1e5,), classical=True)
+    assert without.classical is None
+    assert beside.classical is not None
+    assert 0.1 < beside.classical.f1 < beside.score.f1
+    assert summarise([beside])["100000"]["classical_f1"] == beside.classical.f1
+
+
 def test_above_a_threshold_only_the_surer_atoms_count(shot: Shot) -> None:
     atoms = atoms_at(inner(shot))
     atoms.score[::2] = 0.3
