@@ -46,7 +46,6 @@ def mos2_sign(
     positions_A: Sequence[NDArray[np.float64]],
     sites: Sites,
     sampling_A: float,
-    stride_A: float = STRIDE_A,
 ) -> bool:
     """The rule of a focal series of MoS2: what its stronger images say together has the true sign.
 
@@ -57,7 +56,7 @@ def mos2_sign(
     said = []
     for image, positions in zip(images, positions_A, strict=True):
         truth = _impulses(positions, image.shape, sampling_A, weights / weights.max(initial=1.0))
-        said.append(_invariant(image - image.mean(), truth, sampling_A, stride_A, MOS2_FIRST_ORDER_A))
+        said.append(_invariant(image - image.mean(), truth, sampling_A, MOS2_FIRST_ORDER_A))
     cosine, sign, weight = np.concatenate(said, axis=1)
     return bool(weight.sum() > 0 and (cosine * sign).sum() >= LEAST_COSINE * weight.sum())
 
@@ -74,8 +73,7 @@ def column_sign(
     """
     detail = _detail(images[0], sampling_A)
     at, _ = _pixels(positions_A[0], detail.shape, sampling_A)
-    contrast = detail[at[:, 0], at[:, 1]]
-    return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
+    return _of_one_sign(detail[at[:, 0], at[:, 1]])
 
 
 def crystal_sign(
@@ -94,7 +92,11 @@ def crystal_sign(
     at, inside = _pixels(positions_A[0], detail.shape, sampling_A)
     weight, (y, x) = strengths(sites)[inside], at.T
     stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
-    return bool(stands_out) and column_sign(images, positions_A, sites, sampling_A)
+    return bool(stands_out) and _of_one_sign(detail[y, x])
+
+
+def _of_one_sign(contrast: NDArray[np.float32]) -> bool:
+    return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
@@ -116,7 +118,6 @@ def decidable(
     image: NDArray[np.float32],
     positions_A: NDArray[np.float64],
     sampling_A: float,
-    stride_A: float = STRIDE_A,
 ) -> bool:
     """True where the image's own contrast has the sign the atoms really have.
 
@@ -128,7 +129,7 @@ def decidable(
         (y, x) of the true atoms in the image, from the corner of its first pixel.
     """
     truth = _impulses(positions_A, image.shape, sampling_A)
-    cosine, sign, weight = _invariant(image - image.mean(), truth, sampling_A, stride_A)
+    cosine, sign, weight = _invariant(image - image.mean(), truth, sampling_A)
     if weight.sum() == 0:
         return False
     mean = float((weight * cosine).sum() / weight.sum())
@@ -153,7 +154,6 @@ def _invariant(
     image: NDArray[np.float32],
     truth: NDArray[np.float32],
     sampling_A: float,
-    stride_A: float,
     first_order_A: float = FIRST_ORDER_A,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """For each window: cosine of the phase sum (+1 bright atoms), true sign of the contrast times weight, weight.
@@ -165,7 +165,7 @@ def _invariant(
     axis = (np.arange(size) - (size - 1) / 2) * sampling_A
     gauss = np.exp(-4 * np.log(2) * (axis / WINDOW_A) ** 2).astype(np.float32)
     window = gauss[:, None] * gauss[None, :]
-    rows, cols = (_starts(length, size, stride_A / sampling_A) for length in image.shape)
+    rows, cols = (_starts(length, size, STRIDE_A / sampling_A) for length in image.shape)
     triples = _triples(size, sampling_A, first_order_A)
     found = []
     for y in rows:
@@ -190,7 +190,7 @@ def _starts(length: int, size: int, stride: float) -> NDArray[np.intp]:
 
 @lru_cache
 def _triples(size: int, sampling_A: float, first_order_A: float) -> NDArray[np.intp]:
-    """Index triples of reflections g1 + g2 + g3 = 0 on the first-order ring, for every orientation: (A, 3, 2)."""
+    """Index triples of reflections g1 + g2 + g3 = 0 on the first-order ring, for every orientation: (A, 3, 2); kept."""
     radius = size * sampling_A / first_order_A
     angles = np.arange(0, np.pi / 3, 0.35 / radius)
     turn = angles[:, None] + 2 * np.pi / 3 * np.arange(3)

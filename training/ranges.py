@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.decidable import Rule, graphene_sign
+from training.decidable import Rule, column_sign, graphene_sign
 
 Range = tuple[float, float]
 
@@ -44,6 +44,19 @@ class ImageRanges:
     drift_left_A: float = 0.1  # sigma along an axis of what its measurement leaves
     thin: bool = True  # phases of atoms add up, so that atoms can be moved within a stored wave
     rule: Rule = graphene_sign  # can anybody tell the contrast's sign?
+
+
+# Of an aberration-corrected microscope and specimens some atoms thick; voltage, focus and dose are the recipe's.
+COLUMNS = ImageRanges(
+    Cs_A=(-3e5, 1e5),
+    astigmatism_A=(0.0, 50.0),
+    threefold_A=(0.0, 400.0),
+    focal_spread_A=(20.0, 50.0),
+    uneven_focus_chance=0.0,
+    displacement_A=0.0,
+    thin=False,
+    rule=column_sign,
+)
 
 
 def nearly_round(images: ImageRanges) -> ImageRanges:

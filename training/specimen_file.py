@@ -11,7 +11,7 @@ import numpy as np
 
 from engine import ConfigError, FileError
 from training.structures.own import SHAPES, Numbers, OwnRanges
-from training.structures.zone_axis import Points
+from training.structures.structure import Points
 
 # How a file is read, by the end of its name. Of ASE's formats those that hold data alone: others unpickle or run code.
 FORMATS = {

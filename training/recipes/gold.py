@@ -7,28 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.decidable import column_sign
-from training.ranges import ImageRanges
+from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, family_spec
 from training.structures.gold import GoldRanges
 
 
 def gold() -> Recipe:
     """The recipe of the model `gold`."""
-    images = ImageRanges(
+    images = replace(
+        COLUMNS,
         voltage_kV=300.0,
         defocus_A=(-230.0, 230.0),  # the best focus is that of the particle's middle, up to 30 A before the exit wave
-        Cs_A=(-3e5, 1e5),
-        astigmatism_A=(0.0, 50.0),
-        coma_A=(0.0, 400.0),
-        threefold_A=(0.0, 400.0),
-        focal_spread_A=(20.0, 50.0),
         dose_e_A2=(50.0, 2e4),
         contamination_chance=0.1,
-        uneven_focus_chance=0.0,
-        displacement_A=0.0,
-        thin=False,
-        rule=column_sign,
     )
     spec = family_spec("gold", images, ("Au",))
     return Recipe(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from training.decidable import crystal_sign
-from training.ranges import ImageRanges
+from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, family_spec
 from training.specimen_file import OwnSpecimen
 from training.structures.own import depth_A, nearest_A
@@ -21,19 +21,12 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
     from ase.data import chemical_symbols
 
     focus_A = _FOCUS_A + depth_A(specimen.ranges) / 2
-    images = ImageRanges(
+    images = replace(
+        COLUMNS,
         voltage_kV=specimen.voltage_kV,
         defocus_A=(-focus_A, focus_A),
-        Cs_A=(-3e5, 1e5),
-        astigmatism_A=(0.0, 50.0),
-        coma_A=(0.0, 400.0),
-        threefold_A=(0.0, 400.0),
-        focal_spread_A=(20.0, 50.0),
         dose_e_A2=(3e2, 1e5),
         contamination_chance=0.2,
-        uneven_focus_chance=0.0,
-        displacement_A=0.0,
-        thin=False,
         rule=crystal_sign,
     )
     spec = family_spec(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from training.structures.structure import Structure
+from training.structures.structure import Points, Structure
 from training.structures.support import support
-from training.structures.zone_axis import Points, along, column_sites, columns, tilt, turn
+from training.structures.zone_axis import along, column_sites, columns, tilt, turn
 
 LATTICE_A = 4.078
 BOND_A = LATTICE_A / np.sqrt(2)
@@ -81,10 +81,10 @@ def _twinned(radius_A: float, rng: np.random.Generator) -> Points:
     """Wedges of a crystal along [110], mirrored at (111): two, or the five of a decahedron, opened to a circle."""
     rows = np.stack(np.mgrid[-30:31, -30:31], axis=-1).reshape(-1, 2)
     # Columns of [110]: along a (111) plane every 2.50 A, planes every 2.355 A, each a third of two columns further.
-    along, between = LATTICE_A * np.sqrt(6) / 4, LATTICE_A / np.sqrt(3)
-    plane = np.stack([(rows[:, 0] - rows[:, 1] / 3) * 2 * along, rows[:, 1] * between], axis=1)
+    apart, between = LATTICE_A * np.sqrt(6) / 4, LATTICE_A / np.sqrt(3)
+    plane = np.stack([(rows[:, 0] - rows[:, 1] / 3) * 2 * apart, rows[:, 1] * between], axis=1)
     height = np.repeat([0, BOND_A / 2], len(plane))  # every other column of a row lies half a bond higher
-    plane = np.concatenate([plane, plane + np.array([along, 0])])
+    plane = np.concatenate([plane, plane + np.array([apart, 0])])
     parts = []
     if rng.random() < 0.5:
         kept = plane[:, 1] > -1e-6

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, cKDTree
 
-from training.structures.structure import Sites, Structure
+from training.structures.openings import in_openings
+from training.structures.structure import Points, Sites, Structure
 
 BOND_A = 1.42
 LATTICE_A = BOND_A * np.sqrt(3)
 Bonds = NDArray[np.intp]  # (M, 2) indices of atoms
-Points = NDArray[np.float64]  # (N, 2) positions (y, x) in angstrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,7 @@ def _remove_atoms(
         rest = _neighbours(bonds, atom)
         if len(rest) == 3 and rng.random() < 0.4:  # one pair bonds: 5-9
             added.append((rest[0], rest[1]))
-    while rng.random() < ranges.hole_chance:
-        gone |= in_hole(atoms, rng.uniform(0, ranges.cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
-    if rng.random() < ranges.edge_chance:
-        gone |= beyond_edge(atoms, ranges.cell_A, rng)
+    gone |= in_openings(atoms, ranges.cell_A, ranges, rng)
     bonds = np.concatenate([bonds, np.array(added, np.intp).reshape(-1, 2)])
     for _ in range(3):  # atoms left hanging on one bond do not survive the beam
         bonds = bonds[~gone[bonds].any(axis=1)]
@@ -157,22 +154,6 @@ def _remove_atoms(
 
 def _neighbours(bonds: Bonds, atom: int) -> list[int]:
     return [int(n) for n in np.concatenate([bonds[bonds[:, 0] == atom, 1], bonds[bonds[:, 1] == atom, 0]])]
-
-
-def beyond_edge(atoms: Points, cell_A: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """True beyond a rough line across the cell."""
-    angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.3) * cell_A
-    along = (atoms - cell_A / 2) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    rough = 3 * np.sin(along[:, 1] / rng.uniform(4, 10) + rng.uniform(0, 6))
-    return np.asarray(along[:, 0] > depth + rough)
-
-
-def in_hole(atoms: Points, centre: NDArray[np.float64], radius_A: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """True in a hole with a wavy outline."""
-    away = atoms - centre
-    angle = np.arctan2(away[:, 0], away[:, 1])
-    wavy = 1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(3 * angle + rng.uniform(0, 6))
-    return np.hypot(away[:, 0], away[:, 1]) < radius_A * wavy
 
 
 def _relax(atoms: Points, bonds: Bonds, steps: int = 150) -> Points:

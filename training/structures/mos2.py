@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from training.structures.graphene import Points, beyond_edge, in_hole, strain
-from training.structures.structure import Sites, Structure
+from training.structures.graphene import strain
+from training.structures.openings import in_openings
+from training.structures.structure import Points, Sites, Structure
 
 CLASSES = ("Mo", "S", "vacancy_Mo", "vacancy_S")
 MO, S, VACANCY_MO, VACANCY_S = range(4)
@@ -77,11 +78,7 @@ def _torn(
     points: Points, is_mo: NDArray[np.bool_], ranges: Mos2Ranges, rng: np.random.Generator
 ) -> tuple[Points, NDArray[np.bool_]]:
     """Holes and an edge; what is left hanging on one neighbour does not survive the beam."""
-    gone = np.zeros(len(points), bool)
-    while rng.random() < ranges.hole_chance:
-        gone |= in_hole(points, rng.uniform(0, ranges.cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
-    if rng.random() < ranges.edge_chance:
-        gone |= beyond_edge(points, ranges.cell_A, rng)
+    gone = in_openings(points, ranges.cell_A, ranges, rng)
     outer = ~np.all((points > -5) & (points < ranges.cell_A + 5), axis=1)
     for _ in range(4):
         gone |= (_neighbours(points, ~gone) < 2) & ~outer

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from engine import ConfigError
-from training.structures.graphene import beyond_edge, in_hole
-from training.structures.structure import Structure
+from training.structures.openings import in_openings
+from training.structures.structure import Points, Structure
 from training.structures.support import support
-from training.structures.zone_axis import APART_A, Points, along, column_sites, columns, tilt, turn
+from training.structures.zone_axis import APART_A, along, column_sites, columns, tilt, turn
 
 SHAPES = {"slab": ("zone", "thickness_A"), "particle": ("zone", "diameter_A"), "as-given": ()}  # and what each needs
 _SLAB_CELL_A = 96.0  # the field that is trained on, turned by any angle, stays clear of its edges
@@ -95,7 +95,8 @@ def specimen(ranges: OwnRanges, rng: np.random.Generator) -> Structure:
     kept = rng.random(len(atoms)) >= rng.uniform(0, ranges.vacancies)
     if ranges.shape == "slab":
         atoms[:, 1:] += cell_A / 2
-        kept &= _in_slab(atoms[:, 1:], cell_A, ranges, rng)
+        kept &= np.all((atoms[:, 1:] >= 0) & (atoms[:, 1:] < cell_A), axis=1)
+        kept &= ~in_openings(atoms[:, 1:], cell_A, ranges, rng)
     else:
         atoms[:, 1:] += cell_A / 2 + rng.uniform(-4, 4, 2)
     atoms, numbers, column = atoms[kept], numbers[kept], column[kept]
@@ -204,16 +205,6 @@ def _columns(ranges: OwnRanges, atoms: Points, numbers: Numbers) -> NDArray[np.i
         more = {} if ranges.shape == "as-given" else {"along_A": _repeat_A(ranges) + 1}
         column[sought] = columns(atoms[sought], **more)
     return column
-
-
-def _in_slab(plane: Points, cell_A: float, ranges: OwnRanges, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """True in the cell, but for holes and beyond an edge."""
-    inside = np.all((plane >= 0) & (plane < cell_A), axis=1)
-    while rng.random() < ranges.hole_chance:
-        inside &= ~in_hole(plane, rng.uniform(0, cell_A, 2), rng.uniform(*ranges.hole_radius_A), rng)
-    if rng.random() < ranges.edge_chance:
-        inside &= ~beyond_edge(plane, cell_A, rng)
-    return inside
 
 
 def _edge_A(ranges: OwnRanges) -> float:

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Points = NDArray[np.float64]  # (N, 2) positions (y, x) or (N, 3) positions (z, y, x), in A
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sites:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from training.structures.structure import Points
+from training.structures.zone_axis import about_x, about_z
+
 CERIA_A = 5.411
 _CARBON_PER_A3 = 0.09
-
-Points = NDArray[np.float64]
 
 
 def support(
@@ -57,9 +58,7 @@ def ceria(cell_A: float, thick_A: float, rng: np.random.Generator) -> tuple[Poin
     half = np.sqrt(0.5)
     zone = np.eye(3) if rng.random() < 0.5 else np.array([[half, half, 0], [-half, half, 0], [0, 0, 1]])
     angle, lean = rng.uniform(0, 2 * np.pi), rng.uniform(-0.04, 0.04)
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    tilt = np.array([[np.cos(lean), -np.sin(lean), 0], [np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
-    atoms = atoms @ (tilt @ turn @ zone).T + np.array([thick_A, cell_A, cell_A]) / 2
+    atoms = atoms @ (about_x(lean) @ about_z(angle) @ zone).T + np.array([thick_A, cell_A, cell_A]) / 2
     atoms += rng.normal(0, 0.06, atoms.shape)
     inside = np.all((atoms >= 0) & (atoms < [thick_A, cell_A, cell_A]), axis=1)
     return atoms[inside], numbers[inside]

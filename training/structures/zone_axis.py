@@ -11,12 +11,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from training.structures.structure import Sites
+from training.structures.structure import Points, Sites
 
 APART_A = 0.8  # atoms of one column, from one to the next, lie no further apart than this in projection
 _ALONG_A = 8.0  # nor this along the beam; [111] of gold repeats after 7.1 A
-
-Points = NDArray[np.float64]
 
 
 def along(direction: ArrayLike) -> Points:
@@ -29,19 +27,25 @@ def along(direction: ArrayLike) -> Points:
 
 def tilt(largest_degrees: float, rng: np.random.Generator) -> Points:
     """Rotation (3, 3) about an axis in the plane."""
-    angle, direction = np.radians(rng.uniform(0, largest_degrees)), rng.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    about_x = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    p, q = np.cos(direction), np.sin(direction)
-    in_plane = np.array([[1, 0, 0], [0, p, -q], [0, q, p]])
-    return in_plane @ about_x @ in_plane.T
+    angle, direction = np.radians(rng.uniform(0, largest_degrees)), about_z(rng.uniform(0, 2 * np.pi))
+    return direction @ about_x(angle) @ direction.T
 
 
 def turn(rng: np.random.Generator) -> Points:
+    """Rotation (3, 3) about the beam, by any angle."""
+    return about_z(rng.uniform(0, 2 * np.pi))
+
+
+def about_z(angle: float) -> Points:
     """Rotation (3, 3) about the beam."""
-    angle = rng.uniform(0, 2 * np.pi)
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def about_x(angle: float) -> Points:
+    """Rotation (3, 3) about an axis in the plane."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def columns(atoms_A: Points, along_A: float = _ALONG_A) -> NDArray[np.intp]:
