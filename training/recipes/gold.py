@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from training.ranges import COLUMNS
-from training.recipes.recipe import Recipe, family_spec
+from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.gold import GoldRanges
 
 
@@ -19,6 +19,7 @@ def gold() -> Recipe:
         voltage_kV=300.0,
         defocus_A=(-230.0, 230.0),  # the best focus is that of the particle's middle, up to 30 A before the exit wave
         dose_e_A2=(50.0, 2e4),
+        sampling_A=(0.05, 0.5),  # columns of [211] lie 1.44 A apart
         contamination_chance=0.1,
     )
     spec = family_spec("gold", images, ("Au",))
@@ -27,10 +28,11 @@ def gold() -> Recipe:
         structures=GoldRanges(),
         images=images,
         seed=1,
-        specimens=300,
+        specimens=500,
         held_out=64,
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
+        rounds=(Round(6000, 2e-3, deeper=False), Round(3000, 1e-3, beta=0.0)),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from training.decidable import mos2_sign
 from training.ranges import ImageRanges, nearly_round
-from training.recipes.recipe import Recipe, family_spec
+from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.mos2 import CLASSES, Mos2Ranges
 
 _IMAGES = 3
@@ -41,4 +41,5 @@ def mos2() -> Recipe:
         crop_px=256,
         calm=nearly_round(images),
         calm_steps=1500,
+        rounds=(Round(6000, 2e-3, deeper=False), Round(3500, 1e-3, beta=0.0)),
     )
