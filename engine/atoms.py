@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CONTAMINATED = 1  # flag: the network sees the specimen covered here
+CONTAMINATED = 1  # flag: the network sees the specimen covered around here
 EDGE = 2  # flag: closer to the frame's edge than the model was scored at
 
 
@@ -55,6 +55,11 @@ class Atoms:
     def select(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Atoms:
         """The atoms of these rows (a boolean mask or an order)."""
         return Atoms(**{name: column[rows] for name, column in self.columns().items()})
+
+    def uncovered(self) -> Atoms:
+        """Those that are not flagged CONTAMINATED."""
+        clear = (self.flags & CONTAMINATED) == 0
+        return self if clear.all() else self.select(clear)
 
     @classmethod
     def none(cls) -> Atoms:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.atoms import CONTAMINATED, EDGE, Atoms
 from engine.peaks import thin
-from engine.refine import CALIBRATION, COVERED, EDGE_A, LOG_SIGMA
+from engine.refine import CALIBRATION, EDGE_A, LOG_SIGMA, around_cells
 from engine.spec import ModelSpec
 
 RIVAL, OUTSIDE = 64, 128  # flags of the kernel that no atom keeps
@@ -37,7 +37,7 @@ _PEAKS_OF = np.dtype(
         *((name, "<f4") for name in ("sampling_A", "sigma_pm", "edge_A", "covered")),
         *((name, "<f8") for name in ("radius2", "agree2")),
         ("log_sigma_limit", "<f4"),
-        ("reserved", "<i4"),
+        ("around", "<i4"),
     ]
 )
 
@@ -87,11 +87,11 @@ def parameters(
         "sampling_A": sampling_A,
         "sigma_pm": CALIBRATION * spec.sampling_A * 100,
         "edge_A": EDGE_A,
-        "covered": COVERED,
+        "covered": spec.covered,
         "radius2": radius * radius,
         "agree2": np.square(spec.separation_A / spec.sampling_A / 2),
         "log_sigma_limit": LOG_SIGMA,
-        "reserved": 0,
+        "around": around_cells(spec),
     }
     packed = np.zeros((), _PEAKS_OF)
     for name, value in values.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +16,7 @@ from engine.prepare import Prepared
 from engine.spec import ModelSpec
 
 EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
-COVERED = 0.5  # contamination from which an atom is flagged
+AROUND_A = 3.4  # to each side: contamination is seen by regions, an atom of it shows through like any other
 CALIBRATION = 1.0  # true error over the predicted one
 LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
 
@@ -44,14 +45,13 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
         Sorted by y, then x; those whose position lies outside the frame are left out.
     """
     cells = peaks[:, 0] * maps.score.shape[1] + peaks[:, 1]
-    score, log_sigma, contamination = (
-        channel.ravel().take(cells) for channel in (maps.score, maps.log_sigma, maps.contamination)
-    )
+    score, log_sigma = (channel.ravel().take(cells) for channel in (maps.score, maps.log_sigma))
+    covered = around(maps.contamination, peaks, around_cells(spec))
     # Network pixel to frame pixel: the outer edges of both coincide, pixel centres are integers.
     scale = np.array(prepared.scale, np.float32)[:, None]
     y, x = (positions(peaks, maps, spec) + np.float32(0.5)) * scale - np.float32(0.5)
     to_edge = _distance_to_edge(y, x, frame.shape)
-    flags = (contamination > COVERED) * np.uint8(CONTAMINATED)
+    flags = (covered > spec.covered) * np.uint8(CONTAMINATED)
     flags |= (to_edge * frame.sampling_A < EDGE_A) * np.uint8(EDGE)
     sigma = np.exp(np.clip(log_sigma, -LOG_SIGMA, LOG_SIGMA))
     atoms = Atoms(
@@ -65,6 +65,21 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
     )
     inside = np.flatnonzero(to_edge >= 0)  # False where there is no position
     return atoms.select(inside[np.lexsort((x[inside], y[inside]))])
+
+
+def around_cells(spec: ModelSpec) -> int:
+    """AROUND_A in whole cells."""
+    return int(AROUND_A / (spec.sampling_A * spec.stride))
+
+
+def around(contamination: NDArray[np.float32], peaks: Cells, cells: int) -> NDArray[np.float32]:
+    """(N,) mean over the square about each peak that reaches so many cells to each side, or to the map's edge."""
+    first = np.maximum(peaks - cells, 0)
+    last = np.minimum(peaks + cells + 1, contamination.shape)
+    (top, left), (bottom, right) = first.T, last.T
+    before = cv2.integral(contamination)  # [y, x]: the sum above and to the left of it, in float64
+    total = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+    return np.asarray(total / (last - first).prod(axis=1), np.float32)
 
 
 def positions(peaks: Cells, maps: Maps, spec: ModelSpec) -> NDArray[np.float32]:

@@ -38,6 +38,8 @@ class ModelSpec:
         Score from which a local maximum counts as an atom.
     separation_A : float
         Two atoms are never closer than this.
+    covered : float
+        Contamination, as a mean of what is around an atom, from which it is flagged.
     bonds : (int, float) or None
         The most neighbours an atom has, and how far in A they count: (3, 1.8) for carbon sheets.
     trained : dict of (low, high)
@@ -61,6 +63,7 @@ class ModelSpec:
     threshold: float
     separation_A: float
     trained: dict[str, tuple[float, float]]
+    covered: float = 0.5
     bonds: tuple[int, float] | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"bonds", "measured", "sha256"}
+        needed = names - {"covered", "bonds", "measured", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -155,6 +158,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "multiple": _COUNT,
     "threshold": _POSITIVE,
     "separation_A": _POSITIVE,
+    "covered": _POSITIVE,
     "trained": (_are_ranges, "ranges [low, high]"),
     "bonds": (_are_bonds, "null or [most neighbours, reach in A]"),
     "measured": (_is_mapping, "an object"),

@@ -25,7 +25,7 @@ from stream.blocks import FRAME_NUMBERS, Block, Job, Rows, analyse_block
 from stream.files import pixel_size_A, read_frames
 from stream.parts import Parts
 from stream.plots import draw_summary
-from stream.samples import Samples, add_drift_argument, check_drift, model_channels
+from stream.samples import Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
 from stream.summary import Tally
 from stream.table import Rows as TableRows
 from stream.table import decimals, writing
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling", type=float, metavar="A", help="A/px, for files that do not say it")
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the movies: fills time_s")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
+    add_covered_argument(parser)
     add_drift_argument(parser)
     parser.add_argument("--workers", type=int, help="processes, each with one engine thread (all cores)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://HOST:PORT")
@@ -61,13 +62,14 @@ def run(options: argparse.Namespace) -> int:
     with load_detector(options.model, "openvino", options.precision, threads=1) as detector:
         spec, backend = detector.spec, detector.backend
     precision = backend.split()[-1]  # one on every machine
-    job = Job(str(options.model), precision, options.sampling, options.max_drift)
+    job = Job(str(options.model), precision, options.sampling, options.max_drift, options.covered)
     stats = [(path, os.stat(path)) for path in dict.fromkeys(block.path for block in blocks)]
     plan = {
         "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "model": [spec.name, spec.version, spec.sha256, backend],
         "sampling_A": options.sampling,
         "max_drift_A": options.max_drift,
+        "covered": options.covered,
         "block_frames": _BLOCK_FRAMES,
     }
     parts = Parts(_folder(options.output), plan)
@@ -179,7 +181,7 @@ def _folder(output: Path) -> Path:
 
 def _frame_types(classes: Sequence[str]) -> dict[str, str]:
     return (
-        {"file": "text", "frame": "int", "time_s": "float", "count": "int", "vacancies": "int"}
+        {"file": "text", "frame": "int", "time_s": "float", "count": "int", "covered": "int", "vacancies": "int"}
         | {f"count_{name}": "int" for name in classes}
         | {"height": "int", "width": "int"}
         | dict.fromkeys(FRAME_NUMBERS, "float")
@@ -226,6 +228,7 @@ def _frame_columns(
         "frame": rows["frame_frame"].tolist(),
         "time_s": list(times_s),
         "count": rows["frame_count"].tolist(),
+        "covered": rows["frame_covered"].tolist(),
         "vacancies": rows["frame_vacancies"].tolist(),
         **{f"count_{name}": counts[:, k].tolist() for k, name in enumerate(classes)},
         "height": rows["frame_height"].tolist(),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atoms import Atoms
+from engine.atoms import CONTAMINATED, Atoms
 from engine.detector import Detector, load_detector
 from engine.errors import FileError, FrameError
 from stream.files import pixel_size_A, read_frames
@@ -30,6 +30,7 @@ class Job:
     precision: str
     sampling_A: float | None
     max_drift_A: float = 1.0
+    covered: bool = False  # atoms under contamination are rows too
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,13 @@ def analyse_block(job: Job, block: Block) -> Rows:
             positions_A = found.positions.astype(np.float64) * size_A
             nearest = nearest_A(positions_A)
             field_A = (recording.shape[0] * size_A, recording.shape[1] * size_A)
+            vacancies = len(find_vacancies(positions_A, field_A))
+            shown = np.flatnonzero(job.covered | ((found.flags & CONTAMINATED) == 0))
+            covered = len(found) - len(shown)
+            found, nearest = found.select(shown), nearest[shown]
             row = {"movie": block.file, "frame": number, "height": recording.shape[0], "width": recording.shape[1]}
-            frames.append(row | _measured(found, nearest, size_A, len(find_vacancies(positions_A, field_A))))
+            row |= {"covered": covered, "vacancies": vacancies}
+            frames.append(row | _measured(found, nearest, size_A))
             atoms.append(_atom_rows(found, nearest, block.file, number, size_A))
             notes.append((refused, list(warnings)))
     rows: Rows = {name: np.concatenate([one[name] for one in atoms]) for name in atoms[0]}
@@ -94,12 +100,11 @@ def analyse_block(job: Job, block: Block) -> Rows:
     return rows | {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
 
 
-def _measured(found: Atoms, nearest: NDArray[np.float64], size_A: float, vacancies: int) -> dict[str, float]:
+def _measured(found: Atoms, nearest: NDArray[np.float64], size_A: float) -> dict[str, float]:
     known = nearest[np.isfinite(nearest)]
     nothing = float("nan")
     return {
         "count": len(found),
-        "vacancies": vacancies,
         "sampling_A": size_A,
         "nearest_mean_A": float(known.mean()) if len(known) else nothing,
         "nearest_std_A": float(known.std()) if len(known) else nothing,

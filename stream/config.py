@@ -54,6 +54,9 @@ class ServeConfig:
     )
     backend: str = _option("auto", "what runs the network: openvino on the CPU, tensorrt or torch on a GPU, or auto")
     precision: str = _option("auto", "auto, f32, bf16, f16 or int8; auto takes the fastest that model and device have")
+    covered: bool = _option(
+        False, "report atoms under contamination too, flagged; else results say only how many they are"
+    )
     threads: int | None = _option(
         None, "CPU threads of the network; unset: all cores, divided among the sources", least=1, most=1024
     )

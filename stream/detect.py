@@ -16,7 +16,7 @@ from engine.errors import ConfigError, FrameError
 from engine.frame import Frame
 from stream.drawing import draw_atoms, write_picture
 from stream.files import pixel_size_A, read_frames
-from stream.samples import Sample, Samples, add_drift_argument, check_drift, model_channels
+from stream.samples import Sample, Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
 from stream.table import Table
 
 HELP = "find the atoms in recorded frames"
@@ -28,25 +28,30 @@ def find_atoms(
     table: Table,
     rate_Hz: float | None = None,
     picture: tuple[int, Path] | None = None,
-) -> tuple[int, int]:
-    """Every frame's atoms into the table, one frame's into a picture; the numbers of frames and of atoms.
+    covered: bool = False,
+) -> tuple[int, int, int]:
+    """Every frame's atoms into the table, one frame's into a picture.
+
+    Atoms under contamination are left out unless `covered` asks for them. Returned are the numbers of frames, of atoms,
+    and of those left out.
 
     Frames that cannot be processed leave no rows. They and the model's warnings are told on stderr at the end;
     FrameError when no frame could be processed.
     """
-    found = processed = 0
+    count = processed = hidden = 0
     told: dict[str, list[int]] = {}
     refused: FrameError | None = None
     for number, sample in enumerate(samples):
         frame = sample.frame
         try:
             notes: Sequence[str] = (*detector.check(frame), *sample.warnings)
-            atoms = detector.detect(frame)
+            found = detector.detect(frame)
         except FrameError as error:
             refused, notes = error, [str(error)]
         else:
+            atoms = found if covered else found.uncovered()
             table.add(number, number / rate_Hz if rate_Hz else None, atoms, frame.sampling_A)
-            processed, found = processed + 1, found + len(atoms)
+            processed, count, hidden = processed + 1, count + len(atoms), hidden + len(found) - len(atoms)
             if picture is not None and picture[0] == number:
                 write_picture(picture[1], draw_atoms(_middle(frame), atoms, detector.spec.threshold))
         for note in notes:
@@ -56,7 +61,7 @@ def find_atoms(
     for note, numbers in told.items():
         more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
         print(f"frame {numbers[0]}{more}: {note}", file=sys.stderr)
-    return processed, found
+    return processed, count, hidden
 
 
 def count_samples(files: Sequence[Path], sampling_A: float | None, channels: int) -> int:
@@ -97,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
+    add_covered_argument(parser)
     add_drift_argument(parser)
 
 
@@ -127,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         samples = read_all(options.files, options.sampling, detector.spec.channels, options.max_drift)
         tracked = progress.track(samples, total=count, description="frames")
-        processed, found = find_atoms(detector, tracked, table, options.rate, picture)
-    print(f"{found} atoms in {processed} frame{'s' * (processed != 1)}", file=sys.stderr)
+        processed, count, hidden = find_atoms(detector, tracked, table, options.rate, picture, options.covered)
+    left_out = f", {hidden} more under contamination: --covered reports them" if hidden else ""
+    print(f"{count} atoms in {processed} frame{'s' * (processed != 1)}{left_out}", file=sys.stderr)
     return 0

@@ -68,11 +68,15 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Located:
-    """An exposure with its atoms; `frame` has the references applied."""
+    """An exposure with its atoms; `frame` has the references applied.
+
+    `covered` more atoms were found under contamination, and are not reported.
+    """
 
     exposure: Exposure
     frame: Frame
     atoms: Atoms
+    covered: int
     warnings: tuple[str, ...]
     begun_s: float
     prepared_s: float

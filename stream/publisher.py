@@ -86,6 +86,7 @@ def atoms_header(answer: Answer, model: dict[str, Any]) -> dict[str, Any]:
         "shape": frame.shape,
         "sampling_A": frame.sampling_A,
         "count": len(answer.located.atoms),
+        "covered": answer.located.covered,
         **model,
         "dose_e_A2": frame.dose_e_A2,
         "dose_total_e_A2": round(exposure.dose_total_e_A2, 3),

@@ -91,6 +91,11 @@ def add_drift_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_covered_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag of those who report atoms of recorded frames."""
+    parser.add_argument("--covered", action="store_true", help="report atoms under contamination too")
+
+
 def check_drift(max_drift_A: float) -> None:
     """ConfigError for what no drift can be."""
     if not 0 <= max_drift_A < 1e9:

@@ -235,8 +235,10 @@ class Source:
         maps = self._detector.infer(prepared)
         inferred_s = time.perf_counter()
         with beside:
-            atoms = self._detector.locate(frame, prepared, maps)
-        return Located(exposure, frame, atoms, warnings, begun_s, prepared_s, inferred_s, time.perf_counter())
+            found = self._detector.locate(frame, prepared, maps)
+        atoms = found if self.config.covered else found.uncovered()
+        covered = len(found) - len(atoms)
+        return Located(exposure, frame, atoms, covered, warnings, begun_s, prepared_s, inferred_s, time.perf_counter())
 
     # ---- publish thread ----
 

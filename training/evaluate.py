@@ -73,7 +73,7 @@ def evaluate(
             (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
             if ranges.thin and np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
-            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask))
+            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask)).uncovered()
             result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
             if classical:
                 result = replace(result, classical=_classical(shot, detector.spec.separation_A))

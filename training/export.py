@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import openvino as ov
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import ModelSpec, load_detector
+from engine import Detector, ModelSpec, load_detector
 from engine.prepare import prepare
+from engine.refine import AROUND_A, around, around_cells
 from engine.spec import file_sha256
 from training.evaluate import FIELD_A, Result, class_f1, evaluate, sigma_ratio
 from training.exit_waves import Specimen
@@ -26,6 +28,7 @@ from training.recipes.recipe import Recipe
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _CALIBRATION_FRAMES = 60
+_FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
 _AS_GOOD = 0.001  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
@@ -74,12 +77,12 @@ def export(
 ) -> ModelSpec:
     """Write NAME.onnx, NAME.int8.xml and NAME.int8.bin for CPUs, NAME.int8.onnx for GPUs, and NAME.json.
 
-    Threshold and sigma are set on frames drawn for that alone.
+    Thresholds and sigma are set on frames drawn for that alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     progress("ONNX")
     spec = write_network(network, recipe.spec, folder)
-    progress("threshold and sigma")
+    progress("thresholds and sigma")
     spec, offset = calibrate(spec, recipe, specimens, folder)
     spec = write_network(network, spec, folder, offset)
     progress("INT8")
@@ -137,8 +140,11 @@ def _halve_weights(path: Path) -> None:
 
 
 def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:
-    """The highest threshold of the best mean F1, and what log sigma lacks for errors over sigma to spread by 1."""
+    """Thresholds of contamination and, the highest of the best mean F1, of the score; what log sigma lacks for errors
+    over sigma to spread by 1."""
     path = folder / f"{spec.name}.json"
+    with load_detector(path, precision="f32") as detector:
+        spec = replace(spec, covered=covered_threshold(detector, recipe, specimens))
     replace(spec, threshold=float(_THRESHOLDS[0])).write(path)
     with load_detector(path, precision="f32") as detector:
         doses = recipe.doses_e_A2[:-1]  # frames of the faintest say little
@@ -150,6 +156,25 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     ratio = sigma_ratio(tried[best])
     # Where no frame is good enough to tell, the network's own sigma stands.
     return replace(spec, threshold=best), math.log(ratio) if ratio > 0 else 0.0
+
+
+def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specimen]) -> float:
+    """The contamination that hardly an atom has around it where nothing covers the specimen."""
+    spec, seen = detector.spec, []
+    for k in range(_CALIBRATION_FRAMES):
+        rng = np.random.default_rng((recipe.seed + 3, k))
+        for shot in shoot(specimens[k % len(specimens)], recipe.images, FIELD_A, rng):
+            prepared = detector.prepare(shot.frame)
+            contamination = detector.infer(prepared).contamination
+            reach = 2 * int(AROUND_A / shot.view.sampling_A) + 1
+            nearest = np.rint(shot.positions_px).astype(np.intp)
+            inside = np.all((nearest >= 0) & (nearest < shot.covered.shape), axis=1)
+            clear = cv2.blur(shot.covered, (reach, reach))[tuple(nearest[inside].T)] == 0
+            network_px = (shot.positions_px[inside][clear] + 0.5) / np.array(prepared.scale)
+            cells = np.minimum(network_px // spec.stride, np.array(contamination.shape) - 1).astype(np.intp)
+            seen.append(around(contamination, cells, around_cells(spec)))
+    flagged = np.concatenate(seen) if seen else np.empty(0)
+    return round(float(np.quantile(flagged, 1 - _FLAGGED_CLEAR)), 3) if len(flagged) else spec.covered
 
 
 def _mean_f1(rows: list[Result], spec: ModelSpec) -> float:

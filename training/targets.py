@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 HEAT_A = 0.35  # sigma of an atom's blob in the heat map
 REACH_A = 0.65  # cells this near to an atom learn its position
+SEEN = 0.2  # cover that counts as contamination as much as any: 3 A of carbon, through which atoms still show
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,7 +18,8 @@ class Targets:
     """Maps of (h, w) cells.
 
     heat : 0 to 1; offset : (2, h, w) in network px, cell centre to nearest site; near : 1 where offset and class count;
-    covered : 0 to 1; weight : 1 where heat counts (0 under contamination); class_id : of the nearest site, 0 elsewhere.
+    covered : 0 to 1, how surely contaminated; weight : 1 where heat counts (0 under contamination); class_id : of the
+    nearest site, 0 elsewhere.
     """
 
     heat: NDArray[np.float32]
@@ -64,7 +66,7 @@ def targets(
         heat.astype(np.float32),
         offset.T.reshape(2, h, w).astype(np.float32),
         near.astype(np.float32),
-        hidden.astype(np.float32),
+        np.minimum(hidden / SEEN, 1).astype(np.float32),
         (hidden < 0.5).astype(np.float32),
         np.append(class_id[inside], 0)[nearest].reshape(h, w).astype(np.float32),
     )

@@ -24,7 +24,7 @@ struct PeaksOf {
     float sampling_A, sigma_pm, edge_A, covered;
     double radius2, agree2;  // cells^2, network pixels^2
     float log_sigma_limit;
-    int reserved;
+    int around;  // cells
 };
 
 static __device__ int class_of(const float *maps, const PeaksOf &of, int at) {
@@ -86,6 +86,17 @@ static __device__ void position(const float *maps, const PeaksOf &of, int row, i
     *x = (float)(of.stride * column + centre + (double)(sum_x / sum));
 }
 
+// Mean contamination of the square that reaches `around` cells to each side, or to the map's edge.
+static __device__ float covered(const float *maps, const PeaksOf &of, int row, int column) {
+    int top = row < of.around ? 0 : row - of.around, left = column < of.around ? 0 : column - of.around;
+    int bottom = row + of.around < of.height ? row + of.around : of.height - 1;
+    int right = column + of.around < of.width ? column + of.around : of.width - 1;
+    float sum = 0;
+    for (int y = top; y <= bottom; ++y)
+        for (int x = left; x <= right; ++x) sum += maps[CONTAMINATION * of.plane + y * of.pitch + x];
+    return sum / (float)((bottom - top + 1) * (right - left + 1));
+}
+
 // 0 or more inside the frame; NaN where there is no position.
 static __device__ float distance_to_edge(float y, float x, const PeaksOf &of) {
     float sides[4] = {y + 0.5f, of.frame_height - 0.5f - y, x + 0.5f, of.frame_width - 0.5f - x};
@@ -117,7 +128,7 @@ extern "C" __global__ void peaks(const float *maps, const float *threshold, cons
     candidate.score = maps[SCORE * of.plane + at];
     candidate.sigma_pm = expf(limited(maps[LOG_SIGMA * of.plane + at], of.log_sigma_limit)) * of.sigma_pm;
     candidate.class_id = class_of(maps, of, at);
-    candidate.flags = (maps[CONTAMINATION * of.plane + at] > of.covered ? CONTAMINATED : 0) |
+    candidate.flags = (covered(maps, of, row, column) > of.covered ? CONTAMINATED : 0) |
                       (to_edge * of.sampling_A < of.edge_A ? EDGE : 0) | (to_edge >= 0 ? 0 : OUTSIDE) |
                       (has_rival(maps, threshold, of, row, column) ? RIVAL : 0);
     candidate.peak = maps[PEAK * of.plane + at];

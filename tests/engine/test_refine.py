@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine import CONTAMINATED, EDGE, Frame
 from engine.network import Maps
 from engine.prepare import Prepared
-from engine.refine import positions, refine
+from engine.refine import around, positions, refine
 
 SIZE = 20  # cells along a side: 40 network pixels, 8 A
 
@@ -122,8 +122,17 @@ class TestRefine:
 
     def test_covered_by_contamination(self, tiny_spec):
         maps = flat_maps()
-        maps.contamination[8, 9], maps.contamination[12, 12] = 0.6, 0.5
-        assert refined(maps, [[8, 9], [12, 12]], tiny_spec).flags.tolist() == [CONTAMINATED, 0]
+        maps.contamination[:], maps.contamination[:, :10] = 0.4, 0.7
+        atoms = refined(maps, [[8, 7], [12, 14]], replace(tiny_spec, covered=0.5))
+        assert atoms.flags.tolist() == [CONTAMINATED, 0]
+        assert atoms.uncovered().positions.tolist() == atoms.positions[1:].tolist()
+
+    def test_contamination_counts_as_a_mean_of_what_is_around_within_the_map(self):
+        rng = np.random.default_rng(0)
+        contamination = rng.random((30, 21)).astype(np.float32)
+        means = around(contamination, np.array([[0, 0], [15, 10], [29, 3]]), 8)
+        expected = [contamination[:9, :9], contamination[7:24, 2:19], contamination[21:, :12]]
+        np.testing.assert_allclose(means, [part.mean() for part in expected], rtol=1e-5)
 
     @pytest.mark.parametrize(("y_A", "flag"), [(1.9, EDGE), (2.1, 0), (5.9, 0), (6.1, EDGE)])
     @pytest.mark.parametrize("turned", [False, True])

@@ -33,7 +33,7 @@ def answer(timestamp: bool = True, interval_s: float | None = 0.04, atoms: int =
     )
     found = Atoms(*[np.zeros(atoms, column.dtype) for column in Atoms.none().columns().values()])
     steps = {"begun_s": 10.003, "prepared_s": 10.004, "inferred_s": 10.008, "located_s": 10.0115}
-    return Answer.of(Located(exposure, exposure.frame, found, ("a warning",), **steps), answered_s=10.012)
+    return Answer.of(Located(exposure, exposure.frame, found, 3, ("a warning",), **steps), answered_s=10.012)
 
 
 class TestAnswer:
@@ -72,6 +72,7 @@ def test_header_of_atoms() -> None:
         "shape": [4, 6],
         "sampling_A": 0.2,
         "count": 2,
+        "covered": 3,
         "classes": ["C"],
         "model": {"name": "fake", "version": "1", "sha256": None},
         "backend": "fake f32",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import zmq
 
-from engine import load_detector
+from engine import CONTAMINATED, EDGE, Atoms, load_detector
 from engine.errors import ConfigError, DeviceError, FrameError
 from engine.frame import Frame
 from engine.gpu_detector import GpuDetector
+from engine.network import Maps
+from engine.prepare import Prepared
 from engine.spec import ModelSpec
 from stream.config import ServeConfig
 from stream.messages import Result, encode
@@ -68,6 +71,22 @@ class TestAnswers:
         with bench() as peers:
             peers.send(1, sampling=0.8)
             assert peers.next("atoms").header["warnings"] == ["Model fake expects a sampling of up to 0.75 A/px"]
+
+    @pytest.mark.parametrize(("covered", "count"), [(False, 1), (True, 2)])
+    def test_atoms_under_contamination_are_reported_where_asked_for_and_counted(
+        self, covered: bool, count: int
+    ) -> None:
+        class Dirty(FakeDetector):
+            def locate(self, frame: Frame, prepared: Prepared, maps: Maps) -> Atoms:
+                atom = super().locate(frame, prepared, maps)
+                hidden = replace(atom, flags=np.array([CONTAMINATED | EDGE], np.uint8))
+                return Atoms(*map(np.concatenate, zip(atom.columns().values(), hidden.columns().values(), strict=True)))
+
+        with bench(Dirty(), covered=covered) as peers:
+            peers.send(1)
+            answer = peers.next("atoms")
+        assert answer.header["count"] == len(answer.arrays["y"]) == count
+        assert answer.header["covered"] == 2 - count
 
     def test_masks_and_references_reach_the_engine(self, tmp_path: Path) -> None:
         np.save(tmp_path / "dark.npy", np.full((4, 5), 100))

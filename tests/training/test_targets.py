@@ -80,7 +80,8 @@ def test_thin_contamination_still_counts() -> None:
     maps = of([(10.5, 20.5)], np.full(SHAPE, 0.4, np.float32))
     assert maps.weight.all()
     assert maps.near.any()
-    np.testing.assert_allclose(maps.covered, 0.4, rtol=1e-6)
+    np.testing.assert_allclose(maps.covered, 1)
+    np.testing.assert_allclose(of([], np.full(SHAPE, 0.05, np.float32)).covered, 0.25, rtol=1e-6)
 
 
 def test_each_cell_is_told_the_class_of_its_nearest_site() -> None:
