@@ -24,6 +24,8 @@ from training.structures.own import SHAPES
 
 HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
 
+_RAMPS = 50  # frames whose focus runs through zero contrast
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -171,8 +173,10 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
+    from training.decidable import graphene_sign
     from training.evaluate import evaluate as run
     from training.exit_waves import read_specimens
+    from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
     from training.report import write_report
 
     model = options.model or folder / "export" / f"{recipe.spec.name}.json"
@@ -191,15 +195,21 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             classical=True,
         )
         backend, classes = detector.backend, detector.spec.classes
+        ramped: dict[str, float] = {}
+        if recipe.images.rule is graphene_sign:
+            ramped = summarise_ramps(ramps(detector, specimens, recipe.images, seed, min(_RAMPS, options.frames)))
     table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report", classes)
     spec = ModelSpec.read(model)
     keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     figures = {
         f"{dose} e/A^2": {key: round(row[key], 4) for key in keys if isfinite(row[key])} for dose, row in table.items()
     }
+    if ramped:
+        figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
     replace(spec, measured={**spec.measured, backend: figures}).write(model)
     for dose, row in table.items():
         print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -75,7 +75,7 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Series:
+class Series:
     """What the microscope makes of a specimen: one image or three of different focus.
 
     Attributes
@@ -92,7 +92,7 @@ class _Series:
     bent: Sequence[Spectrum] | None = None
 
     @classmethod
-    def of(cls, wave: NDArray[np.complex64], optics: tuple[Optics, ...]) -> _Series:
+    def of(cls, wave: NDArray[np.complex64], optics: tuple[Optics, ...]) -> Series:
         spectra, shifts_A = zip(*(image_spectrum(wave, SAMPLING_A, one) for one in optics), strict=True)
         return cls(optics, spectra, shifts_A)
 
@@ -145,7 +145,7 @@ def shoot(
     if ranges.displacement_A:
         specimen = displaced(specimen, rng.uniform(0, ranges.displacement_A), ranges.voltage_kV, rng)
     for _ in range(tries):
-        series = _Series.of(specimen.wave, draw_focuses(ranges, rng))
+        series = Series.of(specimen.wave, draw_focuses(ranges, rng))
         view = draw_view(specimen, ranges, field_A, rng)
         decided = is_decidable(series, specimen, view, ranges)
         if not decided and not undecidable:
@@ -153,14 +153,14 @@ def shoot(
         wave, covered = specimen.wave, np.zeros(specimen.wave.shape, np.float32)
         if rng.random() < ranges.contamination_chance:
             wave, covered = contaminate(wave, SAMPLING_A, ranges.voltage_kV, rng)
-            series = replace(series, spectra=_Series.of(wave, series.optics).spectra)
+            series = replace(series, spectra=Series.of(wave, series.optics).spectra)
         series = replace(series, bent=_other_focus(specimen, wave, series, ranges, view, rng))
         looks = [view] + [draw_view(specimen, ranges, field_A, rng) for _ in range(views - 1)]
         return [_look(series, specimen, covered, look, ranges, dose_e_A2, decided, rng) for look in looks]
     return []
 
 
-def is_decidable(series: _Series, specimen: Specimen, view: View, ranges: ImageRanges) -> bool:
+def is_decidable(series: Series, specimen: Specimen, view: View, ranges: ImageRanges) -> bool:
     """The recipe's rule on what is in view, and as far beside it that windows see the frame to its edges."""
     size_A = max(view.shape[0] * view.sampling_A + WINDOW_A, _JUDGED_A)
     size = round(size_A / SAMPLING_A)
@@ -171,7 +171,7 @@ def is_decidable(series: _Series, specimen: Specimen, view: View, ranges: ImageR
 
 
 def _look(
-    series: _Series,
+    series: Series,
     specimen: Specimen,
     covered: NDArray[np.float32],
     look: View,
@@ -235,7 +235,7 @@ def _aligned(
 def _other_focus(
     specimen: Specimen,
     wave: NDArray[np.complex64],
-    series: _Series,
+    series: Series,
     ranges: ImageRanges,
     view: View,
     rng: np.random.Generator,
@@ -244,7 +244,7 @@ def _other_focus(
     if rng.random() >= ranges.uneven_focus_chance:
         return None
     away = rng.uniform(*ranges.defocus_A) - series.optics[len(series.optics) // 2].defocus_A
-    bent = _Series.of(wave, tuple(replace(one, defocus_A=one.defocus_A + away) for one in series.optics))
+    bent = Series.of(wave, tuple(replace(one, defocus_A=one.defocus_A + away) for one in series.optics))
     return bent.spectra if is_decidable(bent, specimen, view, ranges) else None
 
 
