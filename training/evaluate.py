@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from engine import Atoms, Detector, Frame
 from training.bound import position_bound_pm
@@ -17,6 +18,7 @@ from training.ranges import DOSES_E_A2, ImageRanges
 from training.score import Score, f1, score
 
 FIELD_A = (45.0, 51.0)
+AWAY_A = 2.0  # from anything that is to be found, a wrong atom has not been mistaken for it
 GOOD_F1 = 0.9  # frames above it tell whether sigma is meant
 
 
@@ -118,6 +120,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "error_over_sigma": sigma_ratio(sure),
             "classical_f1": _mean([r.classical.f1 for r in sure if r.classical]),
             "classical_rmse_pm": _rms([r.classical.error_pm for r in sure if r.classical]),
+            "away_share": away_share(sure),
             "undecidable": len(unsure),
             "undecidable_f1": _mean([r.score.f1 for r in unsure]),
         }
@@ -156,16 +159,30 @@ def confusion(results: list[Result], classes: Sequence[str]) -> dict[str, dict[s
 
 
 def by_label(results: list[Result]) -> dict[str, dict[str, float]]:
-    """Mean F1 of the decidable frames, of each kind of specimen at each dose; empty where all are of one kind."""
-    labels = sorted({r.label for r in results})
-    if len(labels) < 2:
+    """Mean F1 of the decidable frames, of each kind of specimen at each dose; empty where all are of one kind.
+
+    Of labels like "[110] on CeO2" the parts are kinds too: "[110]" on whatever it lies, "CeO2" whatever lies on it.
+    """
+    kinds = {r.label: {r.label, *r.label.split(" on ")} for r in results}
+    if len(kinds) < 2:
         return {}
     table: dict[str, dict[str, float]] = {}
-    for label in labels:
-        rows = [r for r in results if r.label == label and r.decidable]
+    for kind in sorted(set().union(*kinds.values()), key=lambda kind: (kind in kinds, kind)):
+        rows = [r for r in results if kind in kinds[r.label] and r.decidable]
         doses = sorted({r.dose_e_A2 for r in rows}, reverse=True)
-        table[label] = {f"{dose:g}": _mean([r.score.f1 for r in rows if r.dose_e_A2 == dose]) for dose in doses}
+        table[kind] = {f"{dose:g}": _mean([r.score.f1 for r in rows if r.dose_e_A2 == dose]) for dose in doses}
     return table
+
+
+def away_share(results: list[Result]) -> float:
+    """Of all atoms found, those with nothing that is to be found near them: in a support, in dirt, in vacuum."""
+    away = found = 0
+    for result in results:
+        wrong = result.atoms.positions[result.score.wrong].astype(np.float64)
+        distance_px, _ = cKDTree(result.shot.positions_px).query(wrong) if len(wrong) else (np.empty(0), None)
+        away += int((distance_px * result.shot.view.sampling_A > AWAY_A).sum())
+        found += len(result.atoms)
+    return away / found if found else float("nan")
 
 
 def sigma_ratio(results: list[Result]) -> float:

@@ -39,6 +39,7 @@ _HEADINGS = {
     "error_over_sigma": "error / sigma",
     "classical_f1": "classical F1",
     "classical_rmse_pm": "classical error, pm",
+    "away_share": "found away from anything",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
 }

@@ -9,7 +9,17 @@ import pytest
 
 from tests.training.oracle import Oracle, atoms_at
 from tests.training.specimens import ROUND
-from training.evaluate import Result, confusion, evaluate, evaluation_ranges, judge, sigma_ratio, summarise
+from training.evaluate import (
+    Result,
+    away_share,
+    by_label,
+    confusion,
+    evaluate,
+    evaluation_ranges,
+    judge,
+    sigma_ratio,
+    summarise,
+)
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.ranges import DOSES_E_A2, ImageRanges
@@ -122,6 +132,26 @@ class TestSummarise:
         assert row["frames"] == 0
         for key in ("f1", "worst_f1", "rmse_pm", "error_over_bound_median", "error_over_sigma"):
             assert np.isnan(row[key])
+
+    def test_what_is_found_where_nothing_is(self, shot: Shot) -> None:
+        step = np.array([0.0, 1.0]) / shot.view.sampling_A  # of 1 A: wrong, but near what is there
+        far, truth = np.array(shot.frame.shape) / 2, inner(shot)
+        some = truth[np.hypot(*(truth - far).T) * shot.view.sampling_A > 4][:10]
+        alone = replace(shot, positions_px=some, class_id=shot.class_id[: len(some)])
+        found = np.concatenate([some[:3], some[3:4] + step, [far]])
+        assert away_share([judge(alone, atoms_at(found), 0, 1e4, 8.0)]) == pytest.approx(1 / 5)
+        assert np.isnan(away_share([]))
+
+    def test_kinds_of_specimens_whole_and_in_parts(self, shot: Shot) -> None:
+        poor = judge(shot, atoms_at(np.empty((0, 2))), 1, 1e4, 8.0)
+        labels = ("[110] on CeO2", "[110] on carbon", "[100] on carbon")
+        rows = [replace(r, label=label) for r, label in zip((perfect(shot), perfect(shot), poor), labels, strict=True)]
+        table = {kind: row["10000"] for kind, row in by_label(rows).items()}
+        assert table == {
+            **{"CeO2": 1, "[100]": 0, "[110]": 1, "carbon": 0.5},
+            **{"[100] on carbon": 0, "[110] on CeO2": 1, "[110] on carbon": 1},
+        }
+        assert by_label([perfect(shot)]) == {}
 
     def test_poor_frames_do_not_tell_of_sigma(self, shot: Shot) -> None:
         poor = judge(shot, atoms_at(inner(shot)[::3], 0.001), 0, 1e4, 8.0)
