@@ -7,7 +7,8 @@ INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constrain
 .PHONY: help demo test test-all check bench bench-gpu clean
 
 help:
-	@echo "make demo      camera, service and overlay page; SECONDS=20 ends by itself, JSON=1 ends with a line of JSON"
+	@echo "make demo      camera, service and overlay page; SPECIMEN=mos2 shows MoS2 in triplets, SECONDS=20 ends by itself,"
+	@echo "               JSON=1 ends with a line of JSON"
 	@echo "make test      the tests that need pip packages only"
 	@echo "make test-all  and those that need a browser, Prometheus, systemd or a simulated detector"
 	@echo "make check     ruff, mypy, import-linter"
@@ -16,7 +17,7 @@ help:
 	@echo "make clean     remove caches and builds; the environment stays in $(VENV)"
 
 demo: $(VENV)/.live
-	@$(VENV)/bin/atomstream demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+	@$(VENV)/bin/atomstream demo $(if $(SPECIMEN),--specimen $(SPECIMEN)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -m "not peer and not gpu"

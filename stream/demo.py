@@ -17,10 +17,12 @@ from typing import IO, Any
 from engine.errors import AtomstreamError, ConfigError
 from engine.shipped import find_spec
 from engine.spec import ModelSpec
+from stream.camera import SPECIMEN, find_specimen, list_specimens, read_specimen
 from stream.cli import main
 
 HELP = "a simulated camera, the service and the overlay page, in one command"
 
+_TRIPLETS = ("--focus-step=40", "--rate=30")  # for models of three images: ten triplets a second
 _PORTS = {"frames": 5555, "results": 5556, "page": 8080, "metrics": 9464}
 _POLL_S = 0.1
 _END_S = 20.0  # to end cleanly, before a child is killed
@@ -50,21 +52,31 @@ class _Child:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How long, with which model, and whether to end with JSON."""
+    """How long, of what, with which model, and whether to end with JSON."""
     parser.add_argument("--seconds", type=float, metavar="S", help="end by itself after so long (at Ctrl-C)")
     parser.add_argument("--json", action="store_true", help="the last line is the summary as one JSON object")
-    parser.add_argument("--model", default="graphene", help="a shipped model, or the path of a spec .json (graphene)")
+    parser.add_argument(
+        "--specimen",
+        default=SPECIMEN.stem,
+        metavar="NAME",
+        help=f"what the camera shows: {' or '.join(list_specimens())}, or the path of exit waves .npz ({SPECIMEN.stem})",
+    )
+    parser.add_argument("--model", help="a shipped model, or the path of a spec .json (of the specimen's name)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run until Ctrl-C, for as long as told, or until a child ends that should not."""
     if options.seconds is not None and not options.seconds > 0:
         raise ConfigError(f"--seconds: expected a number over 0, got {options.seconds:g}: leave it out to run on")
-    ModelSpec.read(find_spec(options.model))  # what is no model is said once, before anything is started
+    # What is no specimen or no model is said once, before anything is started.
+    specimen = find_specimen(options.specimen)
+    read_specimen(specimen)
+    model = options.model or specimen.stem
+    spec = ModelSpec.read(find_spec(model))
     ports = {name: free_port(default) for name, default in _PORTS.items()}
     frames, results = (f"tcp://127.0.0.1:{ports[name]}" for name in ("frames", "results"))
     served = [f"--input={frames}", f"--output={results}", f"--metrics-port={ports['metrics']}"]
-    served += [f"--model={options.model}", "--json" if options.json else "--no-json"]
+    served += [f"--model={model}", "--json" if options.json else "--no-json"]
     if options.seconds is not None:
         served.append(f"--stop-after-seconds={options.seconds}")
     with ExitStack() as running:  # what was started last ends first: the camera before the service
@@ -72,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
         assert overlay.process.stdout is not None
         print(overlay.process.stdout.readline() or "", end="", flush=True)
         serve = start(running, "serve", *served)
-        camera = start(running, "camera", f"--bind={frames}")
+        images = () if spec.channels == 1 else _TRIPLETS
+        camera = start(running, "camera", f"--bind={frames}", f"--specimen={options.specimen}", *images)
         with suppress(KeyboardInterrupt):
             watch((overlay, serve, camera), allowed=serve)
     return 0

@@ -98,7 +98,7 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training import playback
 
     if options.playback:
-        playback.write_playback(options.playback, recipe.images.voltage_kV, recipe.seed)
+        playback.write_playback(options.playback, recipe)
         return
     _store(recipe, folder / "waves", options.count or recipe.specimens, recipe.seed)
     _store(recipe, folder / "held_out", options.held_out or recipe.held_out, recipe.seed + HELD_OUT_SEED)
