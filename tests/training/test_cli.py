@@ -189,7 +189,14 @@ class TestEngineAhead:
 
 def test_simulate_writes_the_waves_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(playback, "write_playback", lambda *arguments: asked.append(arguments))
-    assert main(["simulate", "graphene", "--folder", str(tmp_path), "--playback", str(tmp_path / "waves.npz")]) == 0
-    assert asked == [(tmp_path / "waves.npz", 80.0, 1)]
+    monkeypatch.setattr(playback, "write_playback", lambda path, recipe: asked.append((path, recipe.spec.name)))
+    assert main(["simulate", "mos2", "--folder", str(tmp_path), "--playback", str(tmp_path / "waves.npz")]) == 0
+    assert asked == [(tmp_path / "waves.npz", "mos2")]
     assert not (tmp_path / "waves").exists()
+
+
+def test_waves_of_what_the_camera_does_not_play_are_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = complaint(capsys, "simulate", "gold", "--folder", str(tmp_path), "--playback", str(tmp_path / "waves.npz"))
+    assert "Expected a recipe whose specimen the simulated camera plays (graphene, mos2)" in said
