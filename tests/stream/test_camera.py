@@ -13,9 +13,20 @@ from numpy.typing import NDArray
 
 from engine.errors import ConfigError, FileError
 from stream import camera
-from stream.camera import CameraSettings, Specimen, expected_electrons, expose, exposures, read_specimen
+from stream.camera import (
+    CameraSettings,
+    Specimen,
+    expected_electrons,
+    expose,
+    exposures,
+    find_specimen,
+    list_specimens,
+    read_specimen,
+)
+from stream.cli import main
 
 STILL = CameraSettings(defocus=60, defocus_amplitude=0, drift=0, cs=0, astigmatism=0)
+TRIPLETS = replace(STILL, focus_step=25.0, focus_shift=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +107,79 @@ def test_the_specimen_drifts(specimen: Specimen) -> None:
     assert np.hypot(*moved) == pytest.approx(300, abs=8)
 
 
+class TestTriplets:
+    def test_three_frames_of_one_series_whose_focus_rises(self, specimen: Specimen) -> None:
+        headers = [header for _, header in exposures(specimen, TRIPLETS, (16, 16), 30.0, 6)]
+        assert [header["series"] for header in headers] == [0, 0, 0, 1, 1, 1]
+        assert [header["defocus"] for header in headers] == [35, 60, 85] * 2
+        assert {header["dose"] for header in headers} == {1e4}
+        assert {header["frame_interval"] for header in headers} == {1 / 30}
+
+    def test_the_focus_wanders_on_beneath(self, specimen: Specimen) -> None:
+        settings = replace(TRIPLETS, defocus_amplitude=20)
+        for number in range(9):
+            _, header = expose(specimen, settings, (16, 16), number, 1 / 30)
+            step = header["defocus"] - camera.focus_A(settings, number / 30)
+            assert step == pytest.approx(25 * (number % 3 - 1), abs=0.01)
+
+    def test_each_step_moves_the_image(self) -> None:
+        middle = camera.position_A(TRIPLETS, 1.0)
+        moved = [np.subtract(camera.position_A(TRIPLETS, 1.0, step), middle) for step in (-1, 1)]
+        assert np.hypot(*moved[0]) == pytest.approx(0.4)
+        np.testing.assert_allclose(moved[0], -moved[1])
+
+    def test_each_image_is_of_its_own_focus(self, specimen: Specimen) -> None:
+        settings = replace(TRIPLETS, focus_shift=0.0, dose=1e7)
+        stepped = expected_electrons(specimen, settings, (64, 64), 0.0, step=1)
+        alone = expected_electrons(specimen, replace(settings, defocus=85), (64, 64), 0.0)
+        np.testing.assert_array_equal(stepped, alone)
+
+    def test_single_images_know_no_step(self, specimen: Specimen) -> None:
+        assert [camera.place_in_triplet(STILL, number) for number in range(4)] == [0, 0, 0, 0]
+        assert [camera.place_in_triplet(TRIPLETS, number) for number in range(4)] == [-1, 0, 1, -1]
+
+
+class TestShippedSpecimens:
+    @pytest.mark.parametrize("name", ["graphene", "mos2"])
+    def test_what_it_is_and_that_it_decays(self, name: str) -> None:
+        specimen = read_specimen(find_specimen(name))
+        assert specimen.voltage_kV == 80
+        assert len(specimen.stages) == 16
+        assert min(specimen.cell_A) > 48
+        first, last = (np.abs(specimen.stages[stage].coefficients.ravel()) ** 2 for stage in (0, -1))
+        assert last[1:].max() < first[1:].max()  # the strongest reflection of the lattice fades
+
+    def test_a_movie_of_mos2_is_the_same_each_time(self) -> None:
+        specimen = read_specimen(find_specimen("mos2"))
+        settings = CameraSettings(focus_step=25)
+        movie = [list(exposures(specimen, settings, (96, 80), 30.0, 3)) for _ in range(2)]
+        for (pixels, header), (again, same) in zip(*movie, strict=True):
+            assert (pixels.shape, pixels.dtype) == ((96, 80), np.uint16)
+            assert header == same
+            np.testing.assert_array_equal(pixels, again)
+
+    def test_one_that_is_none_is_told(self) -> None:
+        assert set(list_specimens()) >= {"graphene", "mos2"}
+        with pytest.raises(ConfigError, match=r"Expected a shipped specimen \(graphene, mos2\) .* got 'unknown'"):
+            find_specimen("unknown")
+        assert find_specimen("of/mine.npz") == Path("of/mine.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--specimen unknown", "expected a shipped specimen (graphene, mos2) or a path to exit waves .npz, got 'unknown'"),
+        ("--specimen none.npz", "none.npz: expected exit waves of the simulated camera"),
+        ("--focus-step -3", "focus_step: expected 0 or more, got -3"),
+        ("--focus-shift nan", "focus_shift: expected 0 or more, got nan"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["camera", *arguments.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"atomstream: {said}")
+
+
 @pytest.mark.parametrize("sampling_A", [0.05, 0.12, 0.37, 0.75])
 def test_any_pixel_size_and_field(specimen: Specimen, sampling_A: float) -> None:
     pixels, header = expose(specimen, CameraSettings(sampling=sampling_A), (100, 612), 0, 0.04)
@@ -127,12 +211,16 @@ def test_shapes_that_are_none(text: str) -> None:
 
 def test_flags_are_the_settings(monkeypatch: pytest.MonkeyPatch, specimen: Specimen) -> None:
     sent: list[tuple[NDArray[np.uint16], dict[str, object]]] = []
-    monkeypatch.setattr(camera, "read_specimen", lambda: specimen)
+    asked: list[Path] = []
+    monkeypatch.setattr(camera, "read_specimen", lambda path: asked.append(path) or specimen)
     monkeypatch.setattr(camera, "run_sender", lambda frames, options: sent.extend(frames) or 0)
     parser = argparse.ArgumentParser()
     camera.add_arguments(parser)
     arguments = "--frames 2 --shape 24x32 --dose 5000 --seed 4 --rate 50 --socket push --connect tcp://127.0.0.1:9"
+    arguments += " --specimen mos2 --focus-step 25 --defocus 60 --defocus-amplitude 0"
     assert camera.run(parser.parse_args(arguments.split())) == 0
     assert [pixels.shape for pixels, _ in sent] == [(24, 32)] * 2
     assert sent[0][1]["dose"] == 5000
     assert sent[0][1]["exposure"] == 0.02
+    assert [header["defocus"] for _, header in sent] == [35, 60]
+    assert asked == [find_specimen("mos2")]

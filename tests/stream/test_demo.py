@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,8 @@ from engine import list_models
 from engine.errors import AtomstreamError
 from engine.shipped import find_spec
 from stream import demo
-from stream.camera import SPECIMEN
-from stream.cli import main
+from stream.camera import list_specimens
+from stream.cli import main, parse
 
 COMMAND = Path(sys.executable).with_name("atomstream")
 
@@ -102,6 +103,62 @@ def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("specimen", "said"),
+    [
+        ("unknown", "expected a shipped specimen (graphene, mos2) or a path to exit waves .npz, got 'unknown'"),
+        ("none.npz", "none.npz: expected exit waves of the simulated camera, got No such file or directory"),
+    ],
+)
+def test_an_unknown_specimen_is_one_line(specimen: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--specimen", specimen]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"atomstream: {said}")
+
+
+class TestWhatIsStarted:
+    @pytest.fixture
+    def started(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, ...]]:
+        """The arguments of each child, none of which runs."""
+        children: dict[str, tuple[str, ...]] = {}
+
+        def start(running: object, name: str, *arguments: str, stdout: int | None = None) -> Any:
+            children[name] = arguments
+            return SimpleNamespace(process=SimpleNamespace(stdout=io.StringIO("overlay\n")))
+
+        monkeypatch.setattr(demo, "start", start)
+        monkeypatch.setattr(demo, "watch", lambda *children, allowed: None)
+        return children
+
+    def test_graphene_and_its_model_unless_told(self, started: dict[str, tuple[str, ...]]) -> None:
+        assert main(["demo"]) == 0
+        assert list(started) == ["overlay", "serve", "camera"]
+        assert "--model=graphene" in started["serve"]
+        assert started["camera"][1:] == ("--specimen=graphene",)
+
+    def test_a_model_of_three_images_is_sent_triplets(
+        self, started: dict[str, tuple[str, ...]], build_tiny_model: Callable[..., Path]
+    ) -> None:
+        model = build_tiny_model(channels=3)
+        assert main(["demo", "--specimen", "mos2", "--model", str(model)]) == 0
+        assert f"--model={model}" in started["serve"]
+        assert started["camera"][1:] == ("--specimen=mos2", *demo._TRIPLETS)
+
+    @pytest.mark.skipif("mos2" not in list_models(), reason="the mos2 model is not shipped yet")
+    def test_the_model_has_the_name_of_the_specimen(self, started: dict[str, tuple[str, ...]]) -> None:
+        assert main(["demo", "--specimen", "mos2"]) == 0
+        assert "--model=mos2" in started["serve"]
+
+
+def test_the_camera_knows_what_it_is_asked_for() -> None:
+    options = parse(["camera", *demo._TRIPLETS])
+    assert (options.focus_step, options.rate) == (25, 30)
+    # All three images on one side of the focus: the contrast does not pass zero within a triplet.
+    assert options.defocus - options.defocus_amplitude - options.focus_step > 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
 def test_children_die_with_a_parent_that_is_killed() -> None:
     script = (
@@ -117,13 +174,14 @@ def test_children_die_with_a_parent_that_is_killed() -> None:
     assert gone or alive[0].status() == psutil.STATUS_ZOMBIE  # where nobody reaps orphans
 
 
-@pytest.mark.skipif(
-    "graphene" not in list_models() or not SPECIMEN.exists(), reason="the graphene model or specimen is not shipped yet"
+@pytest.mark.parametrize(
+    ("specimen", "atoms", "interrupted"), [("graphene", 400, False), ("graphene", 400, True), ("mos2", 200, False)]
 )
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_a_short_real_run(interrupted: bool) -> None:
+def test_a_short_real_run(specimen: str, atoms: int, interrupted: bool) -> None:
+    if specimen not in list_models() or specimen not in list_specimens():
+        pytest.skip(f"the model or the specimen {specimen} is not shipped yet")
     seconds = "60" if interrupted else "4"
-    command = [COMMAND, "demo", "--json", "--seconds", seconds]
+    command = [COMMAND, "demo", "--json", "--specimen", specimen, "--seconds", seconds]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert re.match(r"overlay: http://127\.0\.0\.1:\d+/", process.stdout.readline())
@@ -138,6 +196,6 @@ def test_a_short_real_run(interrupted: bool) -> None:
     assert set(summary) >= {"received", "processed", "dropped", "fps", "latency_ms", "in_time", "atoms_mean", "model"}
     assert summary["received"] == summary["processed"] + sum(summary["dropped"].values())
     assert summary["processed"] > 0
-    assert summary["atoms_mean"] > 400
-    assert summary["model"] == "graphene"
+    assert summary["atoms_mean"] > atoms
+    assert summary["model"] == specimen
     assert not psutil.wait_procs(family, timeout=10)[1]
