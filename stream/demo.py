@@ -24,7 +24,7 @@ HELP = "a simulated camera, the service and the overlay page, in one command"
 
 # For models of three images: ten triplets a second, all three on one side of the focus. Where the contrast passes
 # zero between two of them their drift cannot be told.
-_TRIPLETS = ("--focus-step=25", "--defocus=70", "--defocus-amplitude=25", "--rate=30")
+_TRIPLETS = ("--focus-step=25", "--defocus=75", "--defocus-amplitude=20", "--rate=30")
 _PORTS = {"frames": 5555, "results": 5556, "page": 8080, "metrics": 9464}
 _POLL_S = 0.1
 _END_S = 20.0  # to end cleanly, before a child is killed

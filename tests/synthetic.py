@@ -59,13 +59,13 @@ def message(kind: str, source: str, header: dict[str, Any], *blobs: bytes) -> li
 
 
 def atoms_message(positions: NDArray[np.float64], source: str = "camera", **changes: Any) -> list[bytes]:
-    """The `atoms` message of one frame; `changes` go into its header."""
+    """The `atoms` message of one frame, its atoms of each class in turn; `changes` go into its header."""
     count = len(positions)
     rank = np.arange(count)
     values = {
         "y": positions[:, 0],
         "x": positions[:, 1],
-        "class_id": np.zeros(count),
+        "class_id": rank % len(changes.get("classes", "C")),
         "score": 0.55 + 0.45 * (rank * 7 % 11) / 10,
         "sigma_pm": 6 + rank % 9,
         "agreement": np.ones(count),

@@ -178,7 +178,10 @@ function takePicture(picture) {
   const [height, width] = header.frame_shape;
   byId("frame-label").textContent =
     `${series}frame ${whole(header.frame)} · ${height} × ${width} px · ${Number(header.sampling_A.toPrecision(4))} Å/px`;
-  if (String(before?.classes) !== String(header.classes)) showLegend(byId("legend"), header, options.byScore);
+  const counted = !options.byScore && header.classes.length > 1;
+  if (counted || String(before?.classes) !== String(header.classes)) {
+    showLegend(byId("legend"), picture, options.byScore);
+  }
   if (document.body.dataset.state !== "live") tick();
 }
 
@@ -216,7 +219,7 @@ const actions = {
   colour() {
     options.byScore = !options.byScore;
     byId("colour").textContent = options.byScore ? "By score" : "By class";
-    if (state.picture) showLegend(byId("legend"), state.picture.header, options.byScore);
+    if (state.picture) showLegend(byId("legend"), state.picture, options.byScore);
   },
   radius(step) {
     if (step) byId("radius").value = options.radius_A + step;

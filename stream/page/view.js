@@ -3,7 +3,7 @@
 
 import { CONTAMINATED, className } from "./picture.js";
 
-const CLASS_COLOURS = ["#5cc8ff", "#ffb347", "#4cd6a0", "#f7a8d8", "#fff07a", "#ff7b6b", "#9fa8ff", "#d0d0d0"];
+const CLASS_COLOURS = ["#5cc8ff", "#ffb347", "#4cd6a0", "#ff6fd0", "#fff07a", "#ff7b6b", "#9fa8ff", "#d0d0d0"];
 const SCORE_STOPS = [[255, 83, 73], [255, 159, 64], [250, 229, 96], [118, 217, 130], [64, 200, 255]];
 const SCORE_STEPS = 24;
 const LEAST_RADIUS_PX = 1.5;
@@ -157,9 +157,10 @@ function roundLength(length) {
   return Number((lead * power).toPrecision(1));
 }
 
-// What the colours mean, for the picture shown: names of classes, or the ramp of scores.
-export function showLegend(element, header, byScore) {
+// What the colours mean, for the picture shown: names of classes with how many it has of each, or the ramp of scores.
+export function showLegend(element, { header, atoms }, byScore) {
   element.replaceChildren();
+  element.classList.toggle("several", !byScore && header.classes.length > 1);
   if (byScore) {
     const ramp = document.createElement("canvas");
     [ramp.width, ramp.height] = [84, 1];
@@ -171,9 +172,14 @@ export function showLegend(element, header, byScore) {
     element.append("score 0", ramp, "1");
     return;
   }
+  const counts = new Array(header.classes.length).fill(0);
+  for (const id of atoms.class_id) counts[id] += 1;
   for (let id = 0; id < header.classes.length; id++) {
-    const dot = document.createElement("i");
+    const [dot, count] = [document.createElement("i"), document.createElement("b")];
     dot.style.borderColor = classColour(id);
     element.append(dot, className(header, id));
+    if (header.classes.length === 1) return; // the figures beside it say how many
+    count.textContent = counts[id];
+    element.append(count);
   }
 }

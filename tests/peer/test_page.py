@@ -133,6 +133,17 @@ class TestWhatIsShown:
         assert "8 × 8 px · 0.5 Å/px" in page.text("#frame-label")
         assert page.complaints == []
 
+    def test_atoms_of_several_classes_are_counted_apart(self, page, service):
+        service.messages = service.show(classes=["Mo", "S", "vacancy_S"])
+        wait_until(lambda: page.text("#legend") == "Mo1S1vacancy_S0")
+        red, _, blue, _ = pixel(page, POSITIONS[1, 0] + 1, POSITIONS[1, 1])
+        assert red > blue + 40, "orange, as the second class"
+        page.key("c")
+        wait_until(lambda: page.text("#legend") == "score 01")
+        page.key("c")
+        wait_until(lambda: page.text("#legend") == "Mo1S1vacancy_S0")
+        assert page.complaints == []
+
     def test_what_comes_is_text_whatever_it_says(self, page, service):
         service.messages = [
             *service.show(warnings=[f"warning {HOSTILE}"], series=HOSTILE, classes=[HOSTILE]),
