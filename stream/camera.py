@@ -247,5 +247,6 @@ def parse_shape(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> int:
     """Send frames until the number is reached or Ctrl-C."""
     settings = CameraSettings(**{option.name: getattr(options, option.name) for option in fields(CameraSettings)})
-    frames = exposures(read_specimen(find_specimen(options.specimen)), settings, options.shape, options.rate, options.frames)
+    specimen = read_specimen(find_specimen(options.specimen))
+    frames = exposures(specimen, settings, options.shape, options.rate, options.frames)
     return run_sender(frames, options)

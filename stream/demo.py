@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--specimen",
         default=SPECIMEN.stem,
         metavar="NAME",
-        help=f"what the camera shows: {' or '.join(list_specimens())}, or the path of exit waves .npz ({SPECIMEN.stem})",
+        help=f"of the camera: {' or '.join(list_specimens())}, or the path of exit waves .npz ({SPECIMEN.stem})",
     )
     parser.add_argument("--model", help="a shipped model, or the path of a spec .json (of the specimen's name)")
 

@@ -1,4 +1,4 @@
-"""Periodic sheets that lose atoms under the beam, stage by stage. A generator in, a cell and the atoms of each stage out.
+"""Periodic sheets that lose atoms under the beam. A generator in, the cell and the atoms of each stage out.
 
 For the simulated camera, which tiles them: they are stretched by parts in a thousand to a whole number of samples.
 """
@@ -63,7 +63,8 @@ def graphene_sheet() -> tuple[Points, Cell]:
 def mos2_sheet() -> tuple[Points, NDArray[np.uint8], NDArray[np.intp], Cell]:
     """(N, 3) atoms, the number of each, the site that it belongs to, and the cell."""
     mo = np.array([[0, 0], [1.5 * SIDE_A, MOS2_A / 2]])
-    sites, cell_A = _tiled(np.concatenate([mo, mo + [SIDE_A / 2, MOS2_A / 2]]), (3 * SIDE_A, MOS2_A), _MOS2_CELLS)
+    s = mo + np.array([SIDE_A / 2, MOS2_A / 2])
+    sites, cell_A = _tiled(np.concatenate([mo, s]), (3 * SIDE_A, MOS2_A), _MOS2_CELLS)
     is_mo = np.arange(len(sites)) % 4 < 2
     column = np.repeat(np.arange(len(sites)), np.where(is_mo, 1, 2))
     second = np.r_[False, column[1:] == column[:-1]]

@@ -168,7 +168,7 @@ class TestShippedSpecimens:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--specimen unknown", "expected a shipped specimen (graphene, mos2) or a path to exit waves .npz, got 'unknown'"),
+        ("--specimen unknown", "expected a shipped specimen (graphene, mos2) or a path to exit waves .npz, got"),
         ("--specimen none.npz", "none.npz: expected exit waves of the simulated camera"),
         ("--focus-step -3", "focus_step: expected 0 or more, got -3"),
         ("--focus-shift nan", "focus_shift: expected 0 or more, got nan"),
