@@ -21,9 +21,9 @@ from training.structures.structure import Points
 SAMPLING_A = 0.2
 STAGES = 16
 _GRAPHENE_CELLS = (12, 20)  # of four atoms, along y (armchair) and x: 51.1 A x 49.2 A
-_GRAPHENE_LOST = 0.1  # share of the atoms gone in the last stage
+_GRAPHENE_LOST = 0.1  # share of its atoms that the last stage loses, earlier ones less
 _MOS2_CELLS = (9, 16)  # of two Mo and four S, along y (armchair) and x: 49.3 A x 50.6 A
-_MOS2_LOST = 0.0625  # about 25 columns of S that lost one, 8 that lost both, 12 Mo
+_MOS2_LOST = 0.0625  # share gone in the last stage: about 25 columns of S that lost one, 8 that lost both, 12 Mo
 _MOS2_DISORDER_A = 0.05
 _LONE_S, _MO = 12.0, 0.55  # how much easier than one of two S the beam takes the one that is left, and a Mo
 
@@ -82,9 +82,8 @@ def _tiled(basis: Points, cell: Cell, repeats: tuple[int, int]) -> tuple[Points,
 
 def _graphene_stages(atoms: Points, cell_A: Cell, rng: np.random.Generator) -> Iterator[Stage]:
     atoms = atoms + rng.normal(0, 0.03, atoms.shape)
-    total = len(atoms)
     for stage in range(STAGES):
-        left = total - round(_GRAPHENE_LOST * total * (stage / (STAGES - 1)) ** 1.5)
+        left = len(atoms) - round(_GRAPHENE_LOST * len(atoms) * (stage / (STAGES - 1)) ** 1.5)
         while len(atoms) > left:
             atoms = np.delete(atoms, _next_carbon(atoms, cell_A, rng), axis=0)
         yield np.column_stack([np.zeros(len(atoms)), atoms % cell_A]), np.full(len(atoms), 6, np.uint8)
