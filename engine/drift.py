@@ -145,7 +145,7 @@ def _grid(size: int, centre: float, within_px: float) -> NDArray[np.float64]:
     """Shifts along an axis that are looked at: as far as allowed, and what could rival those."""
     reach = min(max(1.0, within_px) + _BEYOND, size / 2)
     count = math.ceil(reach / _STEP)
-    return centre + _STEP * np.arange(-count, count + 1)
+    return np.asarray(centre + _STEP * np.arange(-count, count + 1), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
