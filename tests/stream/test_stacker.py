@@ -85,6 +85,18 @@ class TestDrift:
             ready = stack(image((-size, 0.0)), image(), image((size, 0.0)), by=by, first=3 * step)
             np.testing.assert_allclose(drift(ready), [(size, 0), STILL, (-size, 0)], atol=0.1)
 
+    def test_of_rolling_triplets_too_whose_order_changes(self) -> None:
+        """Frame 3 takes the place of frame 0: from 2.5 px on one side of frame 1 to 5 px on the other."""
+        by = stacker(max_drift=0.6, triplets="rolling")  # 3 px
+        for number in range(8):
+            ready, _ = by.add(exposure(number, image((2.5 * number, 0.0))))
+            if ready is None:
+                continue
+            assert ready.triplet is not None
+            middle = ready.triplet.members[1]
+            moved = [(2.5 * (middle - one), 0.0) for one in ready.triplet.members]
+            np.testing.assert_allclose(drift(ready), moved, atol=0.1)
+
     def test_but_not_into_the_next_series(self) -> None:
         by = stacker(max_drift=0.6)
         for step, size in enumerate((2.0, 4.0)):
