@@ -22,6 +22,9 @@ _PAGE = _FOLDER.parent / "docs" / "performance.md"
 _PARTS = {  # by the name that --only takes: what is measured, and where
     "speed": {"speed": ("bench.speed", "measure_speed"), "precisions": ("bench.speed", "measure_precisions")},
     "decoding": {"decoding": ("bench.decoding", "measure_decoding")},
+    "triplets": {"triplets": ("bench.triplets", "measure_triplets")},
+    "recorder": {"recorder": ("bench.recorder", "measure_recorder")},
+    "analyze": {"analysis": ("bench.analysis", "measure_analysis")},
     "torch": {"torch": ("bench.torch_script", "measure_script")},
     "lineage": {"lineage": ("bench.lineage", "measure_lineage")},
     "freshness": {"freshness": ("bench.freshness", "measure_freshness")},
@@ -34,6 +37,8 @@ _QUICK: dict[str, Any] = {
     "lossless_frames": 100,
     "memory_frames": 120,
     "overload_s": 2.0,
+    "triplets": 2,
+    "analysed_frames": 40,
 }
 
 

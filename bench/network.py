@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bench.rounds import Rate
 from engine import ModelSpec
-from engine.network import MAPS, OpenVinoNetwork, cpu_precisions
+from engine.gpu import map_count
+from engine.network import OpenVinoNetwork, cpu_precisions
 from engine.shipped import find_spec, verified_weights
 from stream.config import ServeConfig
 
@@ -28,7 +29,7 @@ def load_network(model: str | Path, precision: str, threads: int) -> OpenVinoNet
     spec = ModelSpec.read(path)
     weights = verified_weights(spec, path.parent, ".int8.xml" if precision == "int8" else ".onnx")
     return OpenVinoNetwork(
-        weights, precision, channels=spec.channels, maps=MAPS, threads=threads, at_once=at_once(threads)
+        weights, precision, channels=spec.channels, maps=map_count(spec), threads=threads, at_once=at_once(threads)
     )
 
 

@@ -12,6 +12,9 @@ _FOLLOWS = 0.77  # share of the network's own rate that the path at 512 x 512 ha
 _SCRIPT, _LINEAGE = 8, 15  # times as fast as the script, as a network of the lineage's size
 _MEMORY_MB, _GROWTH = 600, 0.01
 _DECODED_MS, _RECEIVED_FPS = 2, 1000  # bitshuffle-LZ4 at 1024 x 1024; 512 x 512 on one core
+_TRIPLETS_FPS, _DRIFT_PX, _SLIPS, _F1 = 20, 0.1, 0.01, 0.005  # 3 x 512 x 512; what drift may leave and cost
+_RECORDED_LATE_S = 1  # until the last result is in the file
+_WORKERS = 1.8  # times as fast with two as with one
 _STALE = 2  # processing times that an answer may be old
 
 Row = tuple[str, str, str, bool | None]  # what, measured, asked for, reached
@@ -48,6 +51,9 @@ def rows(results: dict[str, Any]) -> Iterator[Row]:
         ("speed", _speed),
         ("precisions", _precisions),
         ("decoding", _decoding),
+        ("triplets", _triplets),
+        ("recorder", _recorder),
+        ("analysis", _analysis),
         ("torch", _torch),
         ("lineage", _lineage),
         ("memory", _memory),
@@ -113,6 +119,87 @@ def _decoding(result: dict[str, Any]) -> Iterator[Row]:
     )
 
 
+def _triplets(result: dict[str, Any]) -> Iterator[Row]:
+    path = result["path"]
+    if path is None:
+        yield "3 x 512 x 512", "not measured: no model of three images ships", f"{_TRIPLETS_FPS} triplets/s", None
+    else:
+        latency = result["latency_ms_at_target"]
+        yield (
+            f"3 x 512 x 512, {result['model']}",
+            f"{_rate(path, 'triplets')} sustained",
+            f"{_TRIPLETS_FPS} triplets/s",
+            path["fps"] >= _TRIPLETS_FPS,
+        )
+        yield (
+            f"- latency at {_TRIPLETS_FPS} triplets/s, send to result",
+            f"p50 {latency['p50']} ms, p99 {latency['p99']} ms",
+            "",
+            None,
+        )
+        yield (
+            "- network alone",
+            f"{_rate(result['network'], 'triplets')}; the path keeps {_quotient(result['path_over_network'])} of it",
+            "",
+            None,
+        )
+    yield from _drift(result["drift"])
+    if "f1" in result:
+        one = result["f1"]
+        yield (
+            "- F1 with drift, without",
+            f"{one['f1']:.3f}, {one['f1_still']:.3f}",
+            f"within {_F1}",
+            abs(one["difference"]) <= _F1,
+        )
+
+
+def _drift(result: dict[str, Any]) -> Iterator[Row]:
+    error = result["error_px"]
+    yield (
+        f"- drift up to 8 px, {result['triplets']} triplets: what is left, the larger of two",
+        f"median {error['median']} px, 90 % below {error['p90']} px",
+        f"{_DRIFT_PX} px",
+        error["median"] <= _DRIFT_PX,
+    )
+    slips = result["slips"] / result["triplets"]
+    yield (
+        "- slips by a period",
+        f"{slips:.1%}, {result['slips_untold']} untold; {result['doubted']} doubted in all",
+        f"under {_SLIPS:.0%}, all told",
+        slips < _SLIPS and result["slips_untold"] == 0,
+    )
+
+
+def _recorder(result: dict[str, Any]) -> Iterator[Row]:
+    asked, lost = result["asked_fps"], result["lost"] + result["gaps"]
+    yield (
+        f"results of {result['atoms']:,} atoms recorded, as fast as they are taken",
+        _rate(result["results"], "results"),
+        f"{asked:g} results/s",
+        result["results"]["fps"] >= asked,
+    )
+    yield "- with their frames of 512 x 512", _rate(result["with_frames"], "results"), "", None
+    yield (
+        f"- at {result['offered_fps']:g} results/s",
+        f"{lost} of {result['offered']:,} lost, at most {result['waited']} waited, the last in the file after "
+        f"{result['settled_s']} s",
+        f"0 lost, {_RECORDED_LATE_S} s",
+        lost == 0 and result["settled_s"] <= _RECORDED_LATE_S,
+    )
+
+
+def _analysis(result: dict[str, Any]) -> Iterator[Row]:
+    yield f"`analyze`, {result['frames']:,} frames of 512 x 512, one worker", _rate(result["one"]), "", None
+    quotient, same = result["two_over_one"], "the same" if result["same"] else "another"
+    yield (
+        "- two workers",
+        f"{_rate(result['two'])}, {_quotient(quotient)} times as fast; {same} table",
+        f"{_WORKERS} times, the same",
+        quotient["median"] >= _WORKERS and result["same"],
+    )
+
+
 def _torch(result: dict[str, Any]) -> Iterator[Row]:
     yield "512 x 512, live path beside the scripts", _rate(result["path"]), "", None
     for name, script in (
@@ -167,9 +254,9 @@ def _freshness(result: dict[str, Any]) -> Iterator[Row]:
     yield "`lossless`, as fast as it takes them", f"{lost} of {lossless['sent']:,} lost", "0", lost == 0
 
 
-def _rate(summary: dict[str, Any]) -> str:
+def _rate(summary: dict[str, Any], what: str = "frames") -> str:
     low, high = summary["range"]
-    return f"{summary['fps']:.1f} frames/s ({low:.1f} to {high:.1f})"
+    return f"{summary['fps']:.1f} {what}/s ({low:.1f} to {high:.1f})"
 
 
 def _quotient(summary: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ class Setting:
     lossless_frames, memory_frames : int
     overload_s : float
         How long frames come faster than they can be processed.
+    triplets, analysed_frames : int
+        Settings of the microscope that drift is measured in; frames of the movie that is analysed.
     """
 
     model: str
@@ -41,6 +43,8 @@ class Setting:
     lossless_frames: int = 5_000
     memory_frames: int = 10_000
     overload_s: float = 15.0
+    triplets: int = 100
+    analysed_frames: int = 1_000
 
     def say(self, text: str) -> None:
         """Progress, for who waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -13,9 +14,10 @@ _STEPS = 10  # steps a pixel on which the peak is looked for
 _REACH = 1.5  # pixels around the coarse peak that are refined
 _STILL = 0.01  # a shift below it is none: moving an image costs some of its finest detail
 _BORDER = 0.05  # of each side fades out
-_PEAKS = 0.5  # weighting of the strongest frequencies, those of the lattice: the others hold mostly noise
 _APART = 2.0  # pixels from one shift to another one, where nothing else is known
-_LITTLE = 0.1  # of the window: where two have less in common, the correlation is mostly noise
+_RINGS, _SECTORS = 8, 6  # cells of frequencies that keep one sign of contrast
+_STEP = 0.5  # pixels from one shift that is looked at to the next
+_BEYOND = 4.0  # pixels beyond those allowed that are looked at: what fits there may rival
 _EIGHT = 8  # sides that Fourier transforms are quick with
 
 
@@ -83,7 +85,7 @@ def register(
     around: tuple[float, float] = (0.0, 0.0),
     within_px: float = math.inf,
 ) -> Registration:
-    """The shift that brings a moved image back onto the reference, of images of a lattice in noise.
+    """The shift that brings a moved image back onto the reference, of images of a lattice, of any focus, in noise.
 
     Parameters
     ----------
@@ -95,34 +97,108 @@ def register(
     -------
     Registration
         The shift is measured twice: what is in view of one image only would pull it to zero.
+
+    Notes
+    -----
+    Another focus turns the contrast of some frequencies round and that of others not, by a sign for each that nobody
+    knows. What has one sign is a cell of neighbouring frequencies: each is correlated alone, and their sizes are added.
+    Signs that were wrong would move a lattice by half of a period.
     """
-    product = _product(spectrum(reference, finest_px), spectrum(moved, finest_px), _PEAKS)
+    product = _product(spectrum(reference, finest_px), spectrum(moved, finest_px))
     if product is None:
         return Registration((0.0, 0.0), 0.0)
-    correlation = np.abs(np.fft.irfft2(product, s=reference.shape))
-    first = _peak(product, correlation, around, within_px)
-    rival = _rival(correlation, first, around, max(finest_px, _APART))
-    return Registration(_again(reference, moved, first, finest_px), rival)
+    first, rival, signs = _search(product, reference.shape, finest_px, around, within_px)
+    return Registration(_again(reference, moved, first, finest_px, signs), rival)
+
+
+def _search(
+    product: NDArray[np.complex64],
+    shape: tuple[int, ...],
+    finest_px: float,
+    around: tuple[float, float],
+    within_px: float,
+) -> tuple[tuple[float, float], float, NDArray[np.float32]]:
+    """The shift at which all cells together fit best, its rival, and the sign of each cell there."""
+    cells = _cells((shape[0], shape[1]), finest_px)
+    ys, xs = (_grid(size, centre, within_px) for size, centre in zip(shape, around, strict=True))
+    along_y = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(shape[0]))).astype(np.complex64)[:, cells.rows]
+    along_x = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(shape[1]), xs)).astype(np.complex64)[cells.columns]
+    values = product[cells.rows, cells.columns] * cells.weight
+    parts = np.stack(
+        [
+            ((along_y[:, begin:end] * values[begin:end]) @ along_x[begin:end]).real
+            for begin, end in zip(cells.edges, cells.edges[1:], strict=False)
+        ]
+    )
+    fits = np.abs(parts).sum(axis=0)
+    from_around = np.hypot((ys - around[0])[:, None], xs - around[1])
+    allowed = from_around <= max(1.0, within_px)
+    y, x = np.unravel_index(int(np.argmax(np.where(allowed, fits, -1))), fits.shape)
+    from_best = np.hypot((ys - ys[y])[:, None], xs - xs[x])
+    others = (from_best > max(finest_px, _APART)) & (from_around <= from_around[y, x] + max(finest_px, _APART))
+    level = float(np.median(fits))  # cells whose signs are free fit a little everywhere
+    rival = (float(fits[others].max()) - level) / (float(fits[y, x]) - level) if others.any() else 0.0
+    return (float(ys[y]), float(xs[x])), max(0.0, rival), np.sign(parts[:, y, x]).astype(np.float32)
+
+
+def _grid(size: int, centre: float, within_px: float) -> NDArray[np.float64]:
+    """Shifts along an axis that are looked at: as far as allowed, and what could rival those."""
+    reach = min(max(1.0, within_px) + _BEYOND, size / 2)
+    count = math.ceil(reach / _STEP)
+    return np.asarray(centre + _STEP * np.arange(-count, count + 1), np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cells:
+    """Frequencies of a half plane by their cell: place in the transform, how often each counts, where a cell begins."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    weight: NDArray[np.float32]
+    edges: NDArray[np.intp]
+    number: NDArray[np.intp]  # of the whole transform: which cell
+
+
+@lru_cache(maxsize=8)
+def _cells(shape: tuple[int, int], finest_px: float) -> _Cells:
+    """Rings, each cut into sectors; opposite frequencies belong together."""
+    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    radius, most = np.hypot(fy, fx), 1 / max(finest_px, 2.0)
+    ring = np.minimum(radius * (_RINGS / most), _RINGS - 1).astype(np.intp)
+    sector = np.minimum(np.arctan2(fy, np.broadcast_to(fx, radius.shape)) % np.pi * (_SECTORS / np.pi), _SECTORS - 1)
+    number = ring * _SECTORS + sector.astype(np.intp)
+    rows, columns = np.nonzero(radius <= most)
+    order = np.argsort(number[rows, columns], kind="stable")
+    rows, columns = rows[order], columns[order]
+    edges = np.searchsorted(number[rows, columns], np.arange(_RINGS * _SECTORS + 1))
+    return _Cells(rows, columns, _twice(shape[1])[columns], edges, number)
 
 
 def _again(
-    reference: NDArray[np.float32], moved: NDArray[np.float32], first: tuple[float, float], finest_px: float
+    reference: NDArray[np.float32],
+    moved: NDArray[np.float32],
+    first: tuple[float, float],
+    finest_px: float,
+    signs: NDArray[np.float32],
 ) -> tuple[float, float]:
-    """The shift measured once more, on what both images have in view by the first measurement."""
+    """The shift to a fraction of a pixel, on what both images have in view by the first measurement."""
     whole = round(first[0]), round(first[1])
     height, width = (size - abs(one) for size, one in zip(reference.shape, whole, strict=True))
-    if not any(whole) or 2 * height < reference.shape[0] or 2 * width < reference.shape[1]:
-        return first
+    if 2 * height < reference.shape[0] or 2 * width < reference.shape[1]:
+        whole, (height, width) = (0, 0), (reference.shape[0], reference.shape[1])
     windows = (
         image[max(0, sign * whole[0]) :, max(0, sign * whole[1]) :][
             : height // _EIGHT * _EIGHT or height, : width // _EIGHT * _EIGHT or width
         ]
         for image, sign in ((reference, 1), (moved, -1))
     )
-    rest = first[0] - whole[0], first[1] - whole[1]
-    spectra = (spectrum(one, finest_px) for one in windows)
-    again = measure_shift(*spectra, weighting=_PEAKS, around=rest, within_px=1.0)
-    return whole[0] + again[0], whole[1] + again[1]
+    one, other = (spectrum(window, finest_px) for window in windows)
+    product = _product(one, other)
+    if product is None:
+        return first
+    product *= signs[_cells(one.shape, finest_px).number]
+    rest = _refine(product, one.shape, (first[0] - whole[0], first[1] - whole[1]), _STEPS)
+    return whole[0] + float(rest[0]), whole[1] + float(rest[1])
 
 
 def measure_shift(
@@ -199,7 +275,7 @@ def _fading(size: int) -> NDArray[np.float32]:
     return (0.5 - 0.5 * np.cos(np.pi * np.minimum(end, 1))).astype(np.float32)
 
 
-def _product(reference: Spectrum, moved: Spectrum, weighting: float) -> NDArray[np.complex64] | None:
+def _product(reference: Spectrum, moved: Spectrum, weighting: float = 0.0) -> NDArray[np.complex64] | None:
     """Whose transform is the correlation; None where one image is constant."""
     if reference.shape != moved.shape:
         raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
@@ -221,22 +297,6 @@ def _peak(
     return float(y), float(x)
 
 
-def _rival(
-    correlation: NDArray[np.float32], best: tuple[float, float], around: tuple[float, float], apart_px: float
-) -> float:
-    """The highest other point that is about as near to `around` as the best, in parts of the best.
-
-    Each is divided by what the two windows have in common at its shift, which says nothing of the specimen.
-    """
-    common = np.outer(*(_common(size) for size in correlation.shape))
-    fits = correlation / np.maximum(common, _LITTLE)
-    from_best, from_around = _distances(correlation.shape, best), _distances(correlation.shape, around)
-    others = (from_best > apart_px) & (from_around <= math.dist(best, around) + apart_px)
-    if not others.any():
-        return 0.0
-    return float(fits[others].max() / fits[from_best <= 1].max())
-
-
 def _distances(shape: tuple[int, ...], shift: tuple[float, float]) -> NDArray[np.float64]:
     """From a shift to that of each point of a correlation, which is periodic, and so are these."""
     away = [
@@ -244,12 +304,6 @@ def _distances(shape: tuple[int, ...], shift: tuple[float, float]) -> NDArray[np
         for size, centre in zip(shape, shift, strict=True)
     ]
     return np.asarray(np.hypot(away[0][:, None], away[1][None]))
-
-
-def _common(size: int) -> NDArray[np.float64]:
-    """Of two windows that fade out, moved against each other by every shift: what is in both."""
-    common = np.fft.irfft(np.abs(np.fft.rfft(_fading(size))) ** 2, n=size)
-    return np.asarray(common / common[0])
 
 
 def _coarse(correlation: NDArray[np.float32], around: tuple[float, float], within_px: float) -> tuple[float, float]:
@@ -274,16 +328,21 @@ def _refine(
     """The peak near the coarse one, on a grid of `steps` a pixel, then on the parabola through the highest point."""
     points = np.arange(-math.ceil(_REACH * steps), math.ceil(_REACH * steps) + 1) / steps
     ys, xs = points + coarse[0], points + coarse[1]
-    # The half that the real transform leaves out is the conjugate of the other: all but its edges counts twice.
-    weight = np.full(product.shape[1], 2.0)
-    weight[0] = 1.0
-    if shape[1] % 2 == 0:
-        weight[-1] = 1.0
+    weight = _twice(shape[1])
     along_y = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(shape[0]))).astype(np.complex64)
     along_x = (weight[:, None] * np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(shape[1]), xs))).astype(np.complex64)
     fine = np.abs((along_y @ product @ along_x).real)
     y, x = np.unravel_index(int(np.argmax(fine)), fine.shape)
     return ys[y] + _vertex(fine[:, x], int(y)) / steps, xs[x] + _vertex(fine[y], int(x)) / steps
+
+
+def _twice(width: int) -> NDArray[np.float32]:
+    """The half that the real transform leaves out is the conjugate of the other: all but its edges counts twice."""
+    weight = np.full(width // 2 + 1, 2, np.float32)
+    weight[0] = 1
+    if width % 2 == 0:
+        weight[-1] = 1
+    return weight
 
 
 def _vertex(values: NDArray[np.float32], at: int) -> float:

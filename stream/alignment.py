@@ -18,9 +18,7 @@ from stream.references import References
 _FINEST_A = 0.8  # an image of a microscope holds nothing finer
 _COARSE_A = 0.25  # drift is measured on pixels of up to this size
 _CONTRADICTION_A = 0.5  # more than the errors of a measurement, less than a vector of any lattice
-_AS_WELL = (
-    0.9  # a rival that fits so well: up to 0.85 with drift below a third of a period, 1 in the middle between two
-)
+_AS_WELL = 0.95  # a rival that fits so well: seldom where the drift is what was found, nearly always where it is not
 _MIDDLE = 1
 _NOWHERE = ((0.0, 0.0),) * 3
 _CONTRADICTS = "Drift expects three shifts that agree, got two that contradict the third"
@@ -28,6 +26,8 @@ _AMBIGUOUS = "Drift expects one shift that fits best, got another one that fits 
 _REMEDY = "take the three images in less time, or where the specimen has an edge"
 
 Shift = tuple[float, float]
+Places = tuple[int, ...]
+_UNKNOWN: Places = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,36 +87,40 @@ class Aligner:
 
     def __init__(self, max_drift_A: float) -> None:
         self._max_drift_A = max_drift_A
-        self._before: tuple[Hashable, float, Sequence[Shift]] = (None, 0.0, _NOWHERE)  # series, sampling, drift
+        self._before: tuple[Hashable, float, Sequence[Shift], Places] = (None, 0.0, _NOWHERE, _UNKNOWN)
 
-    def align(self, images: Sequence[Image], sampling_A: float, series: Hashable) -> Aligned:
+    def align(self, images: Sequence[Image], sampling_A: float, series: Hashable, places: Places = _UNKNOWN) -> Aligned:
         """Bring the first and the last of three images onto the middle one.
 
         Parameters
         ----------
         series : hashable
             Drift is followed as long as it and the sampling stay the same.
+        places : tuple of int
+            When each was taken, counted in frames; three that are alike where that is not known. Of another order than
+            before a steady drift is expected.
         """
-        drift_px, doubt = self._measure([image.pixels for image in images], sampling_A, series)
+        drift_px, doubt = self._measure([image.pixels for image in images], sampling_A, series, places)
         moved = [_move(image, shift) for image, shift in zip(images, drift_px, strict=True)]
         masks = [image.mask for image in moved if image.mask is not None]
         pixels = np.stack([image.pixels for image in moved])  # COPY: three images become one array
         return Aligned(pixels, np.any(masks, axis=0) if masks else None, drift_px, doubt)
 
     def _measure(
-        self, images: Sequence[NDArray[np.float32]], sampling_A: float, series: Hashable
+        self, images: Sequence[NDArray[np.float32]], sampling_A: float, series: Hashable, places: Places
     ) -> tuple[tuple[Shift, ...], str | None]:
         """The shift that brings each image onto the middle one, and whether that can be doubted."""
         if not self._max_drift_A:
             return _NOWHERE, None
-        known, known_A, before = self._before
-        expected = before if (known, known_A) == (series, sampling_A) else _NOWHERE
+        known, known_A, before, places_before = self._before
+        alike = (known, known_A) == (series, sampling_A)
+        expected = _expected(before, places_before, places) if alike else _NOWHERE
         factor = max(1, math.floor(_COARSE_A / sampling_A))
         coarse = [_reduce(image, factor) for image in images]
         rivals: list[float] = []
 
-        def between(reference: int, moved: int) -> NDArray[np.float64]:
-            around = np.subtract(expected[moved], expected[reference]) / factor
+        def between(reference: int, moved: int, expected_px: NDArray[np.float64]) -> NDArray[np.float64]:
+            around = expected_px / factor
             found = register(
                 coarse[reference],
                 coarse[moved],
@@ -127,7 +131,8 @@ class Aligner:
             rivals.append(found.rival)
             return factor * np.asarray(found.shift)
 
-        first, last, across = between(_MIDDLE, 0), between(_MIDDLE, 2), between(0, 2)
+        first, last = (between(_MIDDLE, one, np.asarray(expected[one])) for one in (0, 2))
+        across = between(0, 2, last - first)  # may be twice as far: anywhere else it could be off by a period itself
         doubt = None
         if math.hypot(*(across - (last - first))) * sampling_A >= _CONTRADICTION_A:
             doubt = f"{_CONTRADICTS}: {_REMEDY}"
@@ -135,8 +140,17 @@ class Aligner:
             doubt = f"{_AMBIGUOUS}: {_REMEDY}"
         drift_px = (_as_shift(first), (0.0, 0.0), _as_shift(last))
         if doubt is None:  # what may be wrong is nothing to follow
-            self._before = (series, sampling_A, drift_px)
+            self._before = (series, sampling_A, drift_px, places)
         return drift_px, doubt
+
+
+def _expected(before: Sequence[Shift], places_before: Places, places: Places) -> Sequence[Shift]:
+    """The shifts of before; where the images were taken in another order than then, those of a steady drift."""
+    steps_before, steps = ([place - one[_MIDDLE] for place in one] for one in (places_before, places))
+    if steps == steps_before or not any(steps_before):
+        return before
+    rate = np.dot(steps_before, np.asarray(before)) / np.dot(steps_before, steps_before)
+    return [_as_shift(step * rate) for step in steps]
 
 
 def _move(image: Image, shift: Shift) -> Image:

@@ -60,7 +60,9 @@ class Stacker:
     def _stack(self, members: Sequence[Exposure], answers: int) -> Exposure:
         images = [image for one in members for image in self._images(one)]
         newest = max(members, key=lambda one: one.message.number)
-        aligned = self._aligner.align(images, newest.frame.sampling_A, newest.epoch)
+        numbers = tuple(one.message.number for one in members)
+        places = numbers if len(numbers) == len(images) else (0,) * len(images)  # of one message no order is known
+        aligned = self._aligner.align(images, newest.frame.sampling_A, newest.epoch, places)
         return self._as_one(members, newest, aligned, answers)
 
     def _images(self, exposure: Exposure) -> list[Image]:

@@ -90,14 +90,14 @@ class TestMeasured:
             np.testing.assert_allclose(ours, np.negative(shift), atol=0.1)
 
     @pytest.mark.parametrize(
-        ("shift", "told"), [((0, 0), False), ((5.3, -5.9), False), ((15, 3), True), ((0, 20), True)]
+        ("shift", "told"), [((0, 0), False), ((1.5, -2.5), False), ((5.3, -5.9), True), ((0, 12), True)]
     )
-    def test_a_period_more_that_fits_as_well_is_told(self, shift: tuple[float, float], told: bool) -> None:
-        """Looked for up to 10 pixels; those that moved further are found a period off, or at the edge."""
+    def test_half_a_period_more_that_fits_as_well_is_told(self, shift: tuple[float, float], told: bool) -> None:
+        """Looked for up to 10 pixels; those that moved further are found half a period of 31.6 off. No defect helps."""
         reference, moved = sheet((0, 0), (0.12, 0.08), 1), sheet(shift, (0.12, 0.08), 2)
         found = register(reference, moved, finest_px=FINEST_PX, within_px=10)
-        assert (found.rival > 0.9) == told
-        assert told or found.rival < 0.7
+        assert (found.rival > 0.95) == told
+        assert told or found.rival < 0.85
 
     def test_without_a_lattice_nothing_else_fits(self) -> None:
         reference = textured((128, 128))

@@ -440,7 +440,7 @@ class TestTriplets:
     def test_a_drift_that_may_be_a_lattice_vector_off_is_told_and_counted(self) -> None:
         rows, columns = np.mgrid[:96, :96]
         with bench(FakeDetector(TRIPLETS), triplets="count", max_drift=1.6) as peers:
-            for number, shift in enumerate((8, 0, 8)):
+            for number, shift in enumerate((4, 0, 4)):
                 waves = np.cos((rows - shift) * np.pi / 8) + np.cos(columns * np.pi / 8)
                 peers.send(number, (1000 + 100 * waves).astype(np.uint16))
             answer = peers.next("atoms").header

@@ -1,0 +1,89 @@
+"""Triplets of the bench: a drift that is known, and three images a message through the whole path."""
+
+import numpy as np
+import pytest
+
+from bench import triplets as part
+from bench.drift import measure, measure_f1, summarise, triplets
+from bench.report import rows
+from bench.setting import Setting
+from engine import ModelSpec, load_detector
+from tests.training.specimens import thin_sites
+from training.recipes.mos2 import mos2
+from training.structures.mos2 import Mos2Ranges
+
+CELL_A = 56.0
+IMAGES = mos2().images
+
+
+@pytest.fixture(scope="module")
+def specimen():
+    return thin_sites(Mos2Ranges(cell_A=CELL_A).draw(np.random.default_rng(4)).sites, CELL_A)
+
+
+@pytest.fixture(scope="module")
+def model(build_tiny_model):
+    return build_tiny_model(name="three", channels=3, classes=("Mo", "S"))
+
+
+def setting_of(model, folder):
+    return Setting(str(model), "f32", ModelSpec.read(model), 1, folder, 1, 0.2, latency_s=0.5, triplets=2)
+
+
+def test_the_same_settings_with_drift_and_without(specimen):
+    (moved,), (still,) = (list(triplets([specimen], IMAGES, 1, 3, most)) for most in (8.0, 0.0))
+    assert moved.images.shape == still.images.shape == (3, 512, 512)
+    assert moved.shot.optics == still.shot.optics
+    assert not moved.drift_px[1].any()
+    assert np.hypot(*(moved.drift_px - still.drift_px).T).max() > 1
+    assert measure(moved)[0] < 1
+
+
+def test_summary_of_errors_and_slips():
+    told = summarise([(0.05, False), (0.3, True), (9.0, True), (9.0, False)])
+    assert (told["slips"], told["slips_untold"], told["doubted"]) == (2, 1, 2)
+    assert told["error_px"]["median"] == pytest.approx(0.175)
+    assert told["within_0.1_px"] == 0.5
+
+
+def test_all_of_it(tmp_path, specimen, model, monkeypatch):
+    monkeypatch.setattr(part, "make_specimens", lambda folder, count: [specimen] * count)
+    monkeypatch.setattr(part, "EDGES", (2, 2))
+    result = part.measure_triplets(setting_of(model, tmp_path))
+    assert result["model"] == "three 1"
+    assert result["path"]["fps"] > 0
+    assert result["drift"]["triplets"] == 2
+    assert set(result["f1"]) == {"f1", "f1_still", "difference"}
+    assert len(list(rows({"triplets": result}))) == 6
+
+
+def test_without_a_model_drift_is_measured_all_the_same(tmp_path, specimen, tiny_model, monkeypatch):
+    monkeypatch.setattr(part, "make_specimens", lambda folder, count: [specimen] * count)
+    monkeypatch.setattr(part, "list_models", lambda: ("graphene",))
+    result = part.measure_triplets(setting_of(tiny_model, tmp_path))
+    table = list(rows({"triplets": result}))
+    assert "no model of three images ships" in table[0][1]
+    assert len(table) == 3
+
+
+def test_the_shipped_model_where_the_bench_has_another(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(part, "list_models", lambda: ("graphene", "mos2"))
+    assert part.find_model(setting_of(tiny_model, tmp_path)) == "mos2"
+
+
+def test_f1_is_of_what_the_detector_finds(specimen, model):
+    moved = list(triplets([specimen], IMAGES, 1, 3))
+    with load_detector(model, precision="f32", threads=1) as detector:
+        same = measure_f1(detector, moved, moved)
+    assert same["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("slips", "untold", "error_px", "reached"),
+    [(0, 0, 0.09, [True, True]), (1, 0, 0.09, [True, False]), (0, 0, 0.2, [False, True])],
+)
+def test_rows_say_what_is_asked(slips, untold, error_px, reached):
+    drift = {"triplets": 100, "slips": slips, "slips_untold": untold, "doubted": 3}
+    drift |= {"error_px": {"median": error_px, "p90": 0.3}, "within_0.1_px": 0.6}
+    table = list(rows({"triplets": {"drift": drift, "path": None}}))
+    assert [row[3] for row in table] == [None, *reached]

@@ -1,0 +1,62 @@
+"""Drift of simulated MoS2 triplets as `serve` measures it: whatever the three foci make of the contrast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.drift import SAMPLING_A, measure, triplets
+from stream.alignment import Aligner, read_image
+from stream.references import References
+from tests.training.specimens import thin_sites
+from training.exit_waves import SAMPLING_A as WAVE_A
+from training.exit_waves import Specimen
+from training.optics import Optics, image_spectrum
+from training.recipes.mos2 import mos2
+from training.structures.mos2 import Mos2Ranges
+from training.view import View, project
+
+CELL_A = 56.0
+
+
+@pytest.fixture(scope="module")
+def specimen() -> Specimen:
+    return thin_sites(Mos2Ranges(cell_A=CELL_A).draw(np.random.default_rng(1)).sites, CELL_A)
+
+
+@pytest.fixture(scope="module")
+def shifts(specimen: Specimen) -> list[tuple[float, bool]]:
+    """0.1 A/px, 3 x 10^4 e/A^2 an image, drift up to 8 px between the middle image and another."""
+    return [measure(one) for one in triplets([specimen], mos2().images, 12, seed=2)]
+
+
+def test_taken_out_to_a_tenth_of_a_pixel(shifts) -> None:
+    assert np.median([error for error, _ in shifts]) < 0.1
+
+
+def test_none_slips_by_a_period(shifts) -> None:
+    assert max(error for error, _ in shifts) < 2
+
+
+def test_few_are_doubted(shifts) -> None:
+    assert sum(doubted for _, doubted in shifts) <= 3
+
+
+def test_a_steady_one_is_followed_further(specimen: Specimen) -> None:
+    """It grows from triplet to triplet to more than half a period of 31.6 px."""
+    rng, aligner = np.random.default_rng(5), Aligner(1.0)
+    look = View(SAMPLING_A, (512, 512), (CELL_A / 2, CELL_A / 2), 0.4)
+    focuses = [Optics(defocus_A=defocus_A, Cs_A=2e4, astigmatism_A=10.0) for defocus_A in (30.0, 70.0, 110.0)]
+    spectra = [image_spectrum(specimen.wave, WAVE_A, optics)[0] for optics in focuses]
+    for size in (3.0, 6.0, 9.0, 12.0, 15.0, 18.0):
+        by = size * np.array([0.6, -0.8])
+        views = [replace(look, drift_px=tuple((step * by).tolist())) for step in (-1, 0, 1)]
+        images = [
+            rng.poisson(300 * np.maximum(project(spectrum, view, 0.5), 0)).astype(np.float32)
+            for spectrum, view in zip(spectra, views, strict=True)
+        ]
+        found = aligner.align([read_image(image, None, References()) for image in images], SAMPLING_A, 1)
+        np.testing.assert_allclose(found.drift_px, [by, 0 * by, -by], atol=0.3)
+        assert found.doubt is None
