@@ -33,6 +33,6 @@ def gold() -> Recipe:
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
-        rounds=(Round(6000, 2e-3, deeper=False), Round(3000, 1e-3, beta=0.0)),
+        rounds=(Round(5000, 2e-3, deeper=False), Round(2500, 1e-3, beta=0.0)),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )
