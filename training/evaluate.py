@@ -19,6 +19,7 @@ from training.score import Score, f1, score
 
 FIELD_A = (45.0, 51.0)
 AWAY_A = 2.0  # from anything that is to be found, a wrong atom has not been mistaken for it
+UPRIGHT_A = 0.5  # columns that lean no more than this have one place
 GOOD_F1 = 0.9  # frames above it tell whether sigma is meant
 
 
@@ -34,6 +35,7 @@ class Result:
     shot: Shot
     atoms: Atoms
     label: str = ""  # of the specimen
+    lean_A: NDArray[np.float32] | None = None  # of the true columns, see Sites
     classical: Score | None = None  # what the classical way finds in the same frame, classes apart
 
     @property
@@ -77,6 +79,7 @@ def evaluate(
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
             atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask)).uncovered()
             result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
+            result = replace(result, lean_A=specimen.sites.lean_A)
             if classical:
                 result = replace(result, classical=_classical(shot, detector.spec.separation_A))
             results.append(result)
@@ -113,6 +116,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "worst_f1": min((r.score.f1 for r in sure), default=float("nan")),
             "worst_f1_bound_20_pm": min(sharp, default=float("nan")),
             "rmse_pm": _rms([r.score.error_pm for r in sure]),
+            "upright_rmse_pm": _rms([_upright_pm(r) for r in sure]),
             "scatter_pm": _rms([r.score.scatter_pm for r in sure]),
             "bound_pm": _rms([np.array([r.bound_pm]) for r in sure]),
             "error_over_bound_median": _median([r.score.rmse_pm / r.bound_pm for r in sure]),
@@ -183,6 +187,13 @@ def away_share(results: list[Result]) -> float:
         away += int((distance_px * result.shot.view.sampling_A > AWAY_A).sum())
         found += len(result.atoms)
     return away / found if found else float("nan")
+
+
+def _upright_pm(result: Result) -> NDArray[np.float64]:
+    """Errors of the columns that lean little; none where there are no columns."""
+    if result.lean_A is None:
+        return np.empty((0, 2))
+    return result.score.error_pm[result.lean_A[result.score.truth_row] <= UPRIGHT_A]
 
 
 def sigma_ratio(results: list[Result]) -> float:

@@ -32,6 +32,7 @@ _HEADINGS = {
     "worst_f1": "worst F1",
     "worst_f1_bound_20_pm": "worst F1, bound to 20 pm",
     "rmse_pm": "error, pm",
+    "upright_rmse_pm": "error of columns that lean at most 0.5 A, pm",
     "scatter_pm": "without the frame's shift, pm",
     "bound_pm": "bound, pm",
     "error_over_bound_median": "error / bound, median frame",

@@ -142,6 +142,16 @@ class TestSummarise:
         assert away_share([judge(alone, atoms_at(found), 0, 1e4, 8.0)]) == pytest.approx(1 / 5)
         assert np.isnan(away_share([]))
 
+    def test_columns_that_lean_have_an_error_apart(self, shot: Shot) -> None:
+        moved = shot.positions_px.copy()
+        lean_A = np.where(np.arange(len(moved)) % 2, 1.0, 0.2).astype(np.float32)
+        moved[lean_A > 0.5] += 0.06 / shot.view.sampling_A
+        result = replace(judge(shot, atoms_at(moved), 0, 1e4, 8.0), lean_A=lean_A)
+        row = summarise([result])["10000"]
+        assert row["upright_rmse_pm"] < 0.01
+        assert row["rmse_pm"] == pytest.approx(6 / np.sqrt(2), rel=0.1)
+        assert np.isnan(summarise([perfect(shot)])["10000"]["upright_rmse_pm"])
+
     def test_kinds_of_specimens_whole_and_in_parts(self, shot: Shot) -> None:
         poor = judge(shot, atoms_at(np.empty((0, 2))), 1, 1e4, 8.0)
         labels = ("[110] on CeO2", "[110] on carbon", "[100] on carbon")

@@ -42,6 +42,12 @@ def test_a_tilt_keeps_the_columns_and_moves_their_middles(zone: int, degrees: fl
     straight, tilted = (drawn(replace(BARE, zones=only(zone), tilt_degrees=d), 3) for d in (0.0, degrees))
     lengths = [np.sort(s.sites.content[:, 0]).tolist() for s in (straight, tilted)]
     assert lengths[0] == lengths[1]
+    np.testing.assert_allclose(straight.sites.lean_A, 0, atol=1e-6)
+    # The columns are straight: one of twice the layers leans about twice as far.
+    layers, lean_A = tilted.sites.content[:, 0], tilted.sites.lean_A
+    slope_A = lean_A[layers > 1] / (layers[layers > 1] - 1)
+    np.testing.assert_allclose(slope_A, slope_A.mean(), rtol=1e-4)
+    assert 0 < slope_A.mean() <= 7.07 * np.sin(np.radians(degrees))
 
 
 def test_a_particle_is_a_crystal_of_its_size() -> None:

@@ -25,12 +25,15 @@ class Sites:
         Atomic numbers.
     content : (N, E) uint8
         Atoms of each element that the site holds.
+    lean_A : (N,) float32 or None
+        How far the ends of a column lie apart as projected; None where sites are no columns.
     """
 
     positions_A: NDArray[np.float64]
     class_id: NDArray[np.uint8]
     elements: tuple[int, ...]
     content: NDArray[np.uint8]
+    lean_A: NDArray[np.float32] | None = None
 
     @classmethod
     def of_carbon(cls, positions_A: NDArray[np.float64]) -> Sites:

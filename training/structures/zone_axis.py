@@ -63,11 +63,15 @@ def columns(atoms_A: Points, along_A: float = _ALONG_A) -> NDArray[np.intp]:
 def column_sites(
     atoms_A: Points, numbers: NDArray[np.uint8], column: NDArray[np.intp], elements: tuple[int, ...]
 ) -> Sites:
-    """A site each column that has atoms: their mean, and as its class the first of `elements` that it holds.
+    """A site each column that has atoms: their mean, how far it leans, as its class the first of `elements` it holds.
 
     All atoms are of these elements, given by their atomic numbers.
     """
     _, column, length = np.unique(column, return_inverse=True, return_counts=True)
     mean = np.stack([np.bincount(column, atoms_A[:, axis]) / length for axis in (1, 2)], axis=1)
     content = np.stack([np.bincount(column[numbers == one], minlength=len(length)) for one in elements], axis=1)
-    return Sites(mean, (content > 0).argmax(axis=1).astype(np.uint8), elements, content.astype(np.uint8))
+    upwards = np.lexsort((atoms_A[:, 0], column))
+    last = np.cumsum(length) - 1
+    lean_A = np.hypot(*(atoms_A[upwards[last], 1:] - atoms_A[upwards[last - length + 1], 1:]).T)
+    class_id = (content > 0).argmax(axis=1).astype(np.uint8)
+    return Sites(mean, class_id, elements, content.astype(np.uint8), lean_A.astype(np.float32))
