@@ -112,9 +112,17 @@ def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, work
         count = recipe.held_out if held_out else recipe.specimens
     if count < 1:
         raise ConfigError(f"Expected 1 or more of {'--held-out' if held_out else '--count'}, got {count}: ask for some")
-    with _bar() as bar:
-        task = bar.add_task(store.stem, total=count)
-        specimen_set.simulate(specimens, store, count, workers, lambda done: bar.update(task, completed=done))
+    bar = _bar()
+    task = bar.add_task(store.stem, total=count)
+
+    def show(done: int) -> None:
+        bar.start()  # not before there is something to show: a mistake is one line
+        bar.update(task, completed=done)
+
+    try:
+        specimen_set.simulate(specimens, store, count, workers, show)
+    finally:
+        bar.stop()
 
 
 def _specimens(recipe: Recipe, folder: Path, held_out: bool) -> tuple[SpecimenSet, Path]:
@@ -267,7 +275,7 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
         ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),
         ("--scheduler", {"metavar": "ADDRESS", "help": "of a Dask cluster, tcp://HOST:PORT (one of this machine)"}),
-        ("--workers", {"type": int, "metavar": "N", "help": "processes of this machine, 1 for no cluster (one a core)"}),
+        ("--workers", {"type": int, "metavar": "N", "help": "processes of this machine, 1: this one (one a core)"}),
         ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
         *((f"--{name}", settings) for name, settings in _OWN.items()),
     ],

@@ -54,8 +54,9 @@ def simulate(
     store = WaveStore(folder, specimens.made_of)
     store.begin(count)
     missing = store.missing(count)
-    progress(count - len(missing))
-    for done, (k, specimen) in enumerate(workers.each(specimens.specimen, missing), count - len(missing) + 1):
+    results, there = workers.each(specimens.specimen, missing), count - len(missing)
+    progress(there)
+    for done, (k, specimen) in enumerate(results, there + 1):
         store.save(k, specimen)
         progress(done)
 

@@ -109,14 +109,13 @@ class WaveStore:
             stored, attributes = {name: group[name][...] for name in _ARRAYS}, group.attrs.asdict()
             if attributes["crc32"] != _crc32(stored):
                 raise ValueError("other bytes than were written")
-            sites = Sites(
-                stored["positions_A"], stored["class_id"], tuple(attributes["elements"]), stored["content"]
-            )
+            sites = Sites(stored["positions_A"], stored["class_id"], tuple(attributes["elements"]), stored["content"])
             return Specimen(stored["wave"], sites, attributes["label"])
         except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
             cause = " ".join(str(error).split())[:80]
             raise FileError(
-                f"{self._path(k)}: expected a whole specimen, got a damaged one ({cause}): remove it, and simulate again"
+                f"{self._path(k)}: expected a whole specimen, got a damaged one ({cause}): remove it, and run "
+                "`atomstream-train simulate` again"
             ) from None
 
     @contextmanager
@@ -125,8 +124,8 @@ class WaveStore:
             yield
         except OSError as error:
             raise FileError(
-                f"{self.folder}: expected room for exit waves, got {error.strerror or error}: free some, and run again; "
-                "it goes on"
+                f"{self.folder}: expected room for exit waves, got {error.strerror or error}: free some, and run "
+                "again; it goes on"
             ) from None
 
     def _path(self, k: int) -> Path:

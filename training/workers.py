@@ -10,7 +10,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from time import monotonic
 from typing import Any, Self, TypeVar
 
@@ -53,15 +53,15 @@ class Workers:
         self._open.close()
 
     def each(self, compute: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
-        """Number and result as they come; FileError where workers die or leave, then what came before is not lost."""
-        if not numbers:
-            return
-        if self._client is None:
+        """Number and result as they come; FileError where workers die or leave, then what came before is not lost.
+
+        Connects at once: ConfigError where no scheduler answers.
+        """
+        if numbers and self._client is None:
             self._client = self._connected(len(numbers))
         if self._client is None:
-            yield from ((number, compute(number)) for number in numbers)
-        else:
-            yield from self._dealt(compute, numbers)
+            return ((number, compute(number)) for number in numbers)
+        return self._dealt(compute, numbers)
 
     def _connected(self, tasks: int) -> Any:
         """A client of the cluster, or None where this process does the work."""
@@ -84,7 +84,7 @@ class Workers:
     def _client_of(self, cluster: Any) -> Any:
         import distributed
 
-        return self._open.enter_context(distributed.Client(cluster, timeout=_ANSWER_S, set_as_default=False))
+        return self._open.enter_context(closing(distributed.Client(cluster, timeout=_ANSWER_S)))
 
     def _dealt(self, compute: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
         """Through Dask, which gives the task of a worker that died to another one, three times."""
@@ -123,15 +123,15 @@ class Workers:
             raise
         except KilledWorker:
             raise FileError(
-                f"{self._place}: expected the workers to live, got a specimen that four were ended at, which a lack of "
-                "memory does: take fewer at once, and run again; it goes on"
+                f"{self._place}: expected the workers to live, got a specimen at which several were ended, which a "
+                "lack of memory does: take fewer at once, and run again; it goes on"
             ) from None
         except Exception as error:
             if self._scheduler is None:
                 raise
             cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             raise FileError(
-                f"{self._place}: expected an exit wave, got {cause}: install the same atomstream[training] there on the "
+                f"{self._place}: expected an exit wave, got {cause}: install this atomstream[training] there, on the "
                 "scheduler and every worker, and run again; it goes on"
             ) from None
 

@@ -68,7 +68,9 @@ class TestExitWave:
         gold = exit_wave(np.array([[0.4, 3.0, 7.5]]), CELL_A, VOLTAGE_KV, numbers=79)
         assert np.angle(gold).max() > 2 * np.angle(one_atom).max()
 
-    @pytest.mark.parametrize(("cupy", "gpus", "expected"), [(True, (0,), "gpu"), (True, (), "cpu"), (False, (0,), "cpu")])
+    @pytest.mark.parametrize(
+        ("cupy", "gpus", "expected"), [(True, (0,), "gpu"), (True, (), "cpu"), (False, (0,), "cpu")]
+    )
     def test_on_a_gpu_where_cupy_can_use_one(
         self, monkeypatch: pytest.MonkeyPatch, cupy: bool, gpus: tuple[int, ...], expected: str
     ) -> None:

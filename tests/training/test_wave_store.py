@@ -173,7 +173,7 @@ class TestAnotherRecipe:
 
     def test_specimens_of_nobody_knows_what(self, folder: Path, store: WaveStore) -> None:
         (folder / "zarr.json").unlink()
-        with pytest.raises(FileError, match="got a folder without zarr.json"):
+        with pytest.raises(FileError, match=r"got a folder without zarr\.json"):
             store.begin(2)
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import dask
 import distributed
 import pytest
 
@@ -56,6 +57,13 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[Workers]:
+    """Two processes; a task is given up at the first that it ends."""
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Workers(processes=2) as workers:
+        yield workers
+
+
 class TestHere:
     def test_little_work_is_done_by_this_process(self) -> None:
         with Workers() as workers:
@@ -66,7 +74,8 @@ class TestHere:
             assert {pid for _, (_, pid) in workers.each(squared, range(100))} == {os.getpid()}
 
     @pytest.mark.parametrize(
-        ("tasks", "device", "expected"), [(1, "cpu", 1), (31, "cpu", 1), (32, "cpu", 2), (900, "cpu", 4), (900, "gpu", 1)]
+        ("tasks", "device", "expected"),
+        [(1, "cpu", 1), (31, "cpu", 1), (32, "cpu", 2), (900, "cpu", 4), (900, "gpu", 1)],
     )
     def test_processes_are_as_many_as_are_worth_it(
         self, monkeypatch: pytest.MonkeyPatch, tasks: int, device: str, expected: int
@@ -86,18 +95,17 @@ class TestHere:
             assert workers._connected(tasks) == ("cluster" if expected > 1 else None)
         assert started == [expected] * (expected > 1)
 
-    def test_processes_of_a_cluster_of_its_own(self) -> None:
-        with Workers(processes=2) as workers:
-            results = dict(workers.each(squared, range(20)))
-            again = dict(workers.each(squared, range(3)))
+    def test_processes_of_a_cluster_of_its_own(self, own_cluster: Workers) -> None:
+        results = dict(own_cluster.each(squared, range(20)))
+        again = dict(own_cluster.each(squared, range(3)))
         assert {number: square for number, (square, _) in results.items()} == {n: n**2 for n in range(20)}
         pids = {pid for found in (results, again) for _, pid in found.values()}
         assert os.getpid() not in pids
         assert len(pids) == 2  # the same two both times
 
-    def test_a_process_that_dies_each_time_is_one_line(self) -> None:
-        with Workers(processes=2) as workers, pytest.raises(FileError, match="this machine: expected the workers to live"):
-            list(workers.each(deadly, [1]))
+    def test_a_specimen_at_which_processes_die_is_one_line(self, own_cluster: Workers) -> None:
+        with pytest.raises(FileError, match="this machine: expected the workers to live"):
+            list(own_cluster.each(deadly, [1]))
 
 
 class TestCluster:
@@ -148,7 +156,7 @@ class TestCluster:
         with (
             scheduler() as (address, _),
             Workers(address) as workers,
-            pytest.raises(FileError, match=rf"expected workers, got none for 1 s: start some \(dask worker {address}\)"),
+            pytest.raises(FileError, match=rf"got none for 1 s: start some \(dask worker {address}\)"),
         ):
             list(workers.each(squared, [1]))
 
@@ -165,8 +173,10 @@ class TestCluster:
 class TestMistakes:
     @pytest.mark.parametrize(
         "address",
-        ["", "127.0.0.1:8786", "tcp://127.0.0.1", "tcp://host:99999", "tcp://host:0", "http://host:8786", "tcp://a b:1"]
-        + ["tcp://u@h:1", "tcp://host:8786/x", "tls://host:8786", "scheduler.json", "tcp://:8786"],
+        [
+            *("", "scheduler.json", "127.0.0.1:8786", "http://host:8786", "tls://host:8786", "tcp://127.0.0.1"),
+            *("tcp://:8786", "tcp://host:0", "tcp://host:99999", "tcp://a b:1", "tcp://u@h:1", "tcp://host:8786/x"),
+        ],
     )
     def test_no_address(self, address: str) -> None:
         with pytest.raises(ConfigError, match=r"--scheduler: expected tcp://HOST:PORT of a Dask scheduler, got '"):
@@ -179,7 +189,7 @@ class TestMistakes:
     @pytest.mark.parametrize("banner", [None, b"", b"SSH-2.0-OpenSSH\r\n" + bytes(64)])
     def test_nothing_there_or_something_else(self, banner: bytes | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            address = "tcp://127.0.0.1:{}".format(server.getsockname()[1])
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
             if banner is None:
                 server.close()
             else:
@@ -223,10 +233,10 @@ def scheduler() -> Iterator[tuple[str, Any]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
-    processes = [dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")]
+    processes = [started("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")]
 
     def worker() -> subprocess.Popen[bytes]:
-        processes.append(dask("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
+        processes.append(started("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
         return processes[-1]
 
     worker.scheduler = processes[0]  # type: ignore[attr-defined]
@@ -238,7 +248,7 @@ def scheduler() -> Iterator[tuple[str, Any]]:
             end(process)
 
 
-def dask(*arguments: str) -> subprocess.Popen[bytes]:
+def started(*arguments: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
