@@ -16,8 +16,9 @@ from bench.setting import Setting
 from engine import Frame, ModelSpec, list_models, load_detector
 from engine.prepare import prepare
 from engine.shipped import find_spec
-from training.exit_waves import Specimen, read_specimens, simulate
+from training.exit_waves import Specimen
 from training.recipes.mos2 import mos2
+from training.specimen_set import SpecimenSet
 
 TARGET_FPS = 20
 _MODEL = "mos2"
@@ -28,7 +29,7 @@ _EACH = 20  # settings of the microscope that a specimen is seen with
 
 def measure_triplets(setting: Setting) -> dict[str, Any]:
     """What is known of drift needs no model; the rest is None where none for triplets ships or is given."""
-    specimens = make_specimens(setting.folder, max(1, setting.triplets // _EACH))
+    specimens = make_specimens(max(1, setting.triplets // _EACH))
     moved = list(triplets(specimens, mos2().images, setting.triplets, _SEED))
     result: dict[str, Any] = {"drift": summarise([measure(one) for one in moved]), "path": None}
     model = find_model(setting)
@@ -50,12 +51,11 @@ def find_model(setting: Setting) -> str | None:
     return _MODEL if _MODEL in list_models() else None
 
 
-def make_specimens(folder: Path, count: int) -> list[Specimen]:
-    """Exit waves of sheets of their own."""
+def make_specimens(count: int) -> list[Specimen]:
+    """Sheets of their own."""
     recipe = mos2()
-    waves = folder / "waves"
-    simulate(waves, count, _SEED, recipe.structures.draw, recipe.images.voltage_kV)
-    return read_specimens(waves)
+    specimens = SpecimenSet(recipe.structures, recipe.images.voltage_kV, _SEED)
+    return [specimens.specimen(k) for k in range(count)]
 
 
 def record(folder: Path, made: list[Triplet]) -> Recording:

@@ -16,11 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
-from training import specimen_file
+from training import specimen_file, specimen_set
+from training.exit_waves import Specimen
 from training.recipes import RECIPES
 from training.recipes.own import own
 from training.recipes.recipe import Recipe
+from training.specimen_set import SpecimenSet
 from training.structures.own import SHAPES
+from training.workers import Workers
 
 HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
 
@@ -100,23 +103,39 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
-    _store(recipe, folder / "waves", options.count or recipe.specimens, recipe.seed)
-    _store(recipe, folder / "held_out", options.held_out or recipe.held_out, recipe.seed + HELD_OUT_SEED)
+    with Workers(options.scheduler, options.workers) as workers:
+        for held_out, count in ((False, options.count), (True, options.held_out)):
+            _store(recipe, folder, held_out, count, workers)
 
 
-def _store(recipe: Recipe, folder: Path, count: int, seed: int) -> None:
-    from training import exit_waves
+def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, workers: Workers) -> None:
+    specimens, store = _specimens(recipe, folder, held_out)
+    if count is None:
+        count = recipe.held_out if held_out else recipe.specimens
+    if count < 1:
+        raise ConfigError(f"Expected 1 or more of {'--held-out' if held_out else '--count'}, got {count}: ask for some")
+    bar = _bar()
+    task = bar.add_task(store.stem, total=count)
 
-    with _bar() as bar:
-        task = bar.add_task(folder.name, total=count)
-        exit_waves.simulate(
-            folder,
-            count,
-            seed,
-            recipe.structures.draw,
-            recipe.images.voltage_kV,
-            lambda done: bar.update(task, completed=done),
-        )
+    def show(done: int) -> None:
+        bar.start()  # not before there is something to show: a mistake is one line
+        bar.update(task, completed=done)
+
+    try:
+        specimen_set.simulate(specimens, store, count, workers, show)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _specimens(recipe: Recipe, folder: Path, held_out: bool) -> tuple[SpecimenSet, Path]:
+    """What is trained on, or evaluated on, and where it is stored."""
+    seed, name = (recipe.seed + HELD_OUT_SEED, "held_out") if held_out else (recipe.seed, "waves")
+    return SpecimenSet(recipe.structures, recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
+
+
+def _read(recipe: Recipe, folder: Path, held_out: bool = False) -> list[Specimen]:
+    return specimen_set.read_specimens(*_specimens(recipe, folder, held_out))
 
 
 def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -126,7 +145,6 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
-    from training.exit_waves import read_specimens
     from training.fit import fit as run
     from training.report import loss_curves
 
@@ -134,7 +152,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     if options.steps:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
-    specimens = read_specimens(folder / "waves")
+    specimens = _read(recipe, folder)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
@@ -151,13 +169,12 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         return
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
-    from training.exit_waves import read_specimens
     from training.export import export as run
     from training.fit import read_network
 
     network = read_network(folder / "fit" / "checkpoint.pt", recipe)
     output = options.output or folder / "export"
-    spec = run(network, recipe, read_specimens(folder / "waves"), output, Console(stderr=True).print)
+    spec = run(network, recipe, _read(recipe, folder), output, Console(stderr=True).print)
     print(f"{output / spec.name}.json: threshold {spec.threshold:g}")
 
 
@@ -175,13 +192,12 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
     from training.decidable import graphene_sign
     from training.evaluate import evaluate as run
-    from training.exit_waves import read_specimens
     from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
     from training.report import write_report
 
     model = options.model or folder / "export" / f"{recipe.spec.name}.json"
     seed = recipe.seed + HELD_OUT_SEED
-    specimens = read_specimens(folder / "held_out")
+    specimens = _read(recipe, folder, held_out=True)
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
         task = bar.add_task("evaluate", total=options.frames)
         results = run(
@@ -269,6 +285,8 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "simulate": [
         ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
         ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),
+        ("--scheduler", {"metavar": "ADDRESS", "help": "of a Dask cluster, tcp://HOST:PORT (one of this machine)"}),
+        ("--workers", {"type": int, "metavar": "N", "help": "processes of this machine, 1: this one (one a core)"}),
         ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
         *((f"--{name}", settings) for name, settings in _OWN.items()),
     ],

@@ -76,6 +76,27 @@ def column_sign(
     return _of_one_sign(detail[at[:, 0], at[:, 1]])
 
 
+def _contrast(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> float:
+    """Of all columns together, over 0 where they are bright."""
+    detail = _detail(image, sampling_A)
+    at, _ = _pixels(positions_A, detail.shape, sampling_A)
+    return float(detail[at[:, 0], at[:, 1]].sum())
+
+
+def dark_columns(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+) -> bool:
+    """`column_sign`, and the columns are dark: the rule of recipes whose range of focus lies to one side.
+
+    A square lattice and its negative, shifted by half a diagonal, are one picture: which of them it is, only the focus
+    tells.
+    """
+    return column_sign(images, positions_A, sites, sampling_A) and _contrast(images[0], positions_A[0], sampling_A) < 0
+
+
 def crystal_sign(
     images: Sequence[NDArray[np.float32]],
     positions_A: Sequence[NDArray[np.float64]],

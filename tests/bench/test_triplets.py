@@ -47,7 +47,7 @@ def test_summary_of_errors_and_slips():
 
 
 def test_all_of_it(tmp_path, specimen, model, monkeypatch):
-    monkeypatch.setattr(part, "make_specimens", lambda folder, count: [specimen] * count)
+    monkeypatch.setattr(part, "make_specimens", lambda count: [specimen] * count)
     monkeypatch.setattr(part, "EDGES", (2, 2))
     result = part.measure_triplets(setting_of(model, tmp_path))
     assert result["model"] == "three 1"
@@ -58,7 +58,7 @@ def test_all_of_it(tmp_path, specimen, model, monkeypatch):
 
 
 def test_without_a_model_drift_is_measured_all_the_same(tmp_path, specimen, tiny_model, monkeypatch):
-    monkeypatch.setattr(part, "make_specimens", lambda folder, count: [specimen] * count)
+    monkeypatch.setattr(part, "make_specimens", lambda count: [specimen] * count)
     monkeypatch.setattr(part, "list_models", lambda: ("graphene",))
     result = part.measure_triplets(setting_of(tiny_model, tmp_path))
     table = list(rows({"triplets": result}))

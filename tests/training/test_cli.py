@@ -6,14 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
+import zarr
 
 from engine import Frame, ModelSpec, load_detector
-from training import cli, exit_waves, playback
+from tests.training.test_workers import LOOPBACK
+from training import cli, playback, specimen_set
 from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe
+from training.wave_store import WaveStore
 
 pytestmark = pytest.mark.timeout(400)  # on a busy machine the four commands take a minute or two
 
@@ -47,13 +51,23 @@ def folder(few_frames: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFact
 
 class TestEndToEnd:
     def test_exit_waves_for_training_and_for_evaluation(self, folder: Path) -> None:
-        assert sorted(path.name for path in (folder / "waves").iterdir()) == ["00000.npz", "00001.npz"]
-        assert [path.name for path in (folder / "held_out").iterdir()] == ["00000.npz"]
-        with np.load(folder / "waves" / "00000.npz") as one, np.load(folder / "held_out" / "00000.npz") as other:
-            assert one["wave"].shape == (160, 160)
-            assert one["positions_A"].shape != other["positions_A"].shape or not np.allclose(
-                one["positions_A"], other["positions_A"]
-            )
+        one, two = (zarr.open_group(folder / f"{name}.zarr", mode="r") for name in ("waves", "held_out"))
+        assert [sorted(group.group_keys()) for group in (one, two)] == [["00000", "00001"], ["00000"]]
+        assert one["00000/wave"].shape == (160, 160)
+        assert not np.array_equal(one["00000/positions_A"][...], two["00000/positions_A"][...])
+
+    def test_a_cluster_makes_the_same(
+        self, folder: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", **LOOPBACK
+        ) as cluster:
+            assert main([*commands(tmp_path)[0], "--scheduler", cluster.scheduler_address]) == 0
+        for k in range(2):
+            here, there = (zarr.open_group(at / "waves.zarr" / f"{k:05d}", mode="r") for at in (folder, tmp_path))
+            np.testing.assert_array_equal(there["positions_A"][...], here["positions_A"][...])
+            np.testing.assert_allclose(there["wave"][...], here["wave"][...], atol=1e-5)  # FFTW's plans may differ
 
     def test_losses_as_numbers_and_as_a_picture(self, folder: Path) -> None:
         (line,) = (folder / "fit" / "losses.jsonl").read_text().splitlines()
@@ -75,7 +89,8 @@ class TestEndToEnd:
         assert list(figures) == ["100000", "30000", "10000", "3000", "1000"]
         measured = ModelSpec.read(folder / "export" / "tiny.json").measured
         assert list(measured) == ["openvino f32"]
-        assert list(measured["openvino f32"]) == [f"{dose} e/A^2" for dose in figures]
+        keys = [f"{dose} e/A^2" for dose in figures]
+        assert list(measured["openvino f32"]) == [*keys, "30000 e/A^2, focus through zero contrast"]
         assert "NaN" not in (folder / "export" / "tiny.json").read_text()
 
     def test_the_same_commands_go_on_where_they_stopped(
@@ -83,9 +98,11 @@ class TestEndToEnd:
     ) -> None:
         monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
         before = {
-            path: path.stat().st_mtime_ns for part in ("waves", "fit") for path in (folder / part).glob("*.[np][pt]*")
+            path: path.stat().st_mtime_ns
+            for path in [*folder.glob("waves.zarr/**/*"), *folder.glob("fit/*.pt")]
+            if path.is_file()
         }
-        assert len(before) == 3
+        assert len(before) > 10
         for command in commands(folder)[:2]:
             assert main(command) == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -133,8 +150,31 @@ class TestMistakes:
     def test_evaluation_without_a_model(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(exit_waves, "read_specimens", lambda folder: [])
+        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
         assert "expected a model spec" in complaint(capsys, "evaluate", "graphene", "--folder", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--scheduler", "localhost:8786"], "--scheduler: expected tcp://HOST:PORT of a Dask scheduler, got"),
+            (["--scheduler", "tcp://127.0.0.1:9"], "expected a Dask scheduler, got 'tcp://127.0.0.1:9' (Timed out"),
+            (["--scheduler", "tcp://h:1", "--workers", "2"], "--workers: expected one of --workers and --scheduler"),
+            (["--workers", "0"], "--workers: expected 1 or more, got 0"),
+            (["--count", "0"], "Expected 1 or more of --count, got 0"),
+        ],
+    )
+    def test_where_and_how_many(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: list[str], said: str
+    ) -> None:
+        assert said in complaint(capsys, "simulate", "graphene", "--folder", str(tmp_path), *flags)
+
+    def test_a_store_of_another_recipe(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        WaveStore(tmp_path / "waves.zarr", {"structures": "SheetRanges", "voltage_kV": 60.0}).begin(1)
+        for command in ("simulate", "fit"):
+            said = complaint(capsys, command, "graphene", "--folder", str(tmp_path))
+            assert "waves.zarr: expected exit waves of this recipe, got those of voltage_kV 60.0, here 80.0 and" in said
 
     def test_stopped_by_hand(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

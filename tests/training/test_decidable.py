@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, decidable
+from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, dark_columns, decidable
 from training.structures.structure import Sites
 
 SAMPLING_A = 0.25
@@ -118,6 +118,7 @@ class TestCrystal:
         kept = content[:, list(sought)].any(axis=1)
         sites = Sites(positions[kept], content[kept, 1], (38, 8), content[kept])
         asked = ([image.astype(np.float32)], [sites.positions_A], sites, SAMPLING_A)
+        assert dark_columns(*asked) is (column_sign(*asked) and max(strontium, oxygen) <= 0)
         return column_sign(*asked), crystal_sign(*asked)
 
     @pytest.mark.parametrize(("strontium", "oxygen"), [(1.0, 0.3), (-1.0, -0.3), (1.0, 0.0), (1.0, 1.0)])

@@ -1,12 +1,13 @@
 """Gold nanoparticles at 300 kV on CeO2 or amorphous carbon.
 
-Ranges follow Madsen et al. 2017 and 2018, wider in focus: 200 A to both sides of the optimum.
+Ranges follow Madsen et al. 2017 and 2018.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from training.decidable import dark_columns
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.gold import GoldRanges
@@ -17,10 +18,12 @@ def gold() -> Recipe:
     images = replace(
         COLUMNS,
         voltage_kV=300.0,
-        defocus_A=(-230.0, 230.0),  # the best focus is that of the particle's middle, up to 30 A before the exit wave
+        defocus_A=(40.0, 200.0),  # to one side: of a square lattice only the focus tells whether its columns are dark
+        Cs_A=(-3e5, 0.0),
         dose_e_A2=(50.0, 2e4),
         sampling_A=(0.05, 0.5),  # columns of [211] lie 1.44 A apart
         contamination_chance=0.1,
+        rule=dark_columns,
     )
     spec = family_spec("gold", images, ("Au",))
     return Recipe(
@@ -33,6 +36,6 @@ def gold() -> Recipe:
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
-        rounds=(Round(5000, 2e-3, deeper=False), Round(2500, 1e-3, beta=0.0)),
+        rounds=(Round(3500, 2e-3, deeper=False), Round(1200, 1e-3, beta=0.0)),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )
