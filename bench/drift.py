@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -86,6 +85,9 @@ def measure(triplet: Triplet) -> tuple[float, bool]:
     return float(errors.max()), aligned.doubt is not None
 
 
+_PERCENTILES = {"median": 50, "p90": 90}
+
+
 def summarise(measured: Sequence[tuple[float, bool]]) -> dict[str, Any]:
     """Slips, those that were not told, and the errors of the others."""
     errors = [error for error, _ in measured if error < _SLIP_PX]
@@ -95,8 +97,8 @@ def summarise(measured: Sequence[tuple[float, bool]]) -> dict[str, Any]:
         "slips": len(slips),
         "slips_untold": slips.count(False),
         "doubted": sum(doubted for _, doubted in measured),
-        "error_px": {"median": round(median(errors), 3), "p90": round(float(np.percentile(errors, 90)), 3)},
-        "within_0.1_px": round(sum(error <= 0.1 for error in errors) / len(errors), 3),
+        "error_px": {name: round(float(np.percentile(errors or [np.nan], at)), 3) for name, at in _PERCENTILES.items()},
+        "within_0.1_px": round(sum(error <= 0.1 for error in errors) / max(1, len(errors)), 3),
     }
 
 

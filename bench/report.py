@@ -159,7 +159,7 @@ def _drift(result: dict[str, Any]) -> Iterator[Row]:
     yield (
         f"- drift up to 8 px, {result['triplets']} triplets: what is left, the larger of two",
         f"median {error['median']} px, 90 % below {error['p90']} px",
-        f"{_DRIFT_PX} px",
+        f"{_DRIFT_PX} px (the median)",
         error["median"] <= _DRIFT_PX,
     )
     slips = result["slips"] / result["triplets"]

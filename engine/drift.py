@@ -137,7 +137,13 @@ def _search(
     from_best = np.hypot((ys - ys[y])[:, None], xs - xs[x])
     others = (from_best > max(finest_px, _APART)) & (from_around <= from_around[y, x] + max(finest_px, _APART))
     level = float(np.median(fits))  # cells whose signs are free fit a little everywhere
-    rival = (float(fits[others].max()) - level) / (float(fits[y, x]) - level) if others.any() else 0.0
+    spread = float(fits[y, x]) - level
+    if not others.any():
+        rival = 0.0
+    elif spread > 0:
+        rival = (float(fits[others].max()) - level) / spread
+    else:  # nothing tells one shift from another
+        rival = 1.0
     return (float(ys[y]), float(xs[x])), max(0.0, rival), np.sign(parts[:, y, x]).astype(np.float32)
 
 

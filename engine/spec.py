@@ -44,6 +44,8 @@ class ModelSpec:
         The most neighbours an atom has, and how far in A they count: (3, 1.8) for carbon sheets.
     trained : dict of (low, high)
         Ranges of training: sampling_A, dose_e_A2, voltage_kV, defocus_A, field_A.
+    notes : str
+        What whoever made it has to say: how long the fit took, what has confirmed it.
     measured : dict
         Accuracy on data not trained on, as the evaluation wrote it.
     sha256 : dict
@@ -65,6 +67,7 @@ class ModelSpec:
     trained: dict[str, tuple[float, float]]
     covered: float = 0.5
     bonds: tuple[int, float] | None = None
+    notes: str = ""
     measured: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -80,7 +83,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"covered", "bonds", "measured", "sha256"}
+        needed = names - {"covered", "bonds", "notes", "measured", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -150,6 +153,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "version": _TEXT,
     "family": _TEXT,
     "licence": _TEXT,
+    "notes": (lambda value: isinstance(value, str), "a text"),
     "classes": (_are_names, "a list of names"),
     "channels": _COUNT,
     "sampling_A": _POSITIVE,

@@ -89,6 +89,6 @@ def test_contamination_hides_most_of_what_shows_through_it(figures: dict[str, An
     assert np.nanmedian(figures["in_dirt"]) <= 0.2
 
 
-@pytest.mark.xfail(reason="0.11: the network was trained to see contamination as a share of 15 A of carbon")
+@pytest.mark.xfail(strict=True, reason="0.11: trained to see contamination as a share of 15 A of carbon")
 def test_contamination_hides_what_shows_through_it(figures: dict[str, Any]) -> None:
     assert np.nanmedian(figures["in_dirt"]) <= 0.05

@@ -103,6 +103,10 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
+    for flag in ("count", "held_out"):
+        asked = getattr(options, flag)
+        if asked is not None and asked < 1:
+            raise ConfigError(f"Expected 1 or more of --{flag.replace('_', '-')}, got {asked}: ask for some")
     with Workers(options.scheduler, options.workers) as workers:
         for held_out, count in ((False, options.count), (True, options.held_out)):
             _store(recipe, folder, held_out, count, workers)
@@ -112,8 +116,6 @@ def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, work
     specimens, store = _specimens(recipe, folder, held_out)
     if count is None:
         count = recipe.held_out if held_out else recipe.specimens
-    if count < 1:
-        raise ConfigError(f"Expected 1 or more of {'--held-out' if held_out else '--count'}, got {count}: ask for some")
     bar = _bar()
     task = bar.add_task(store.stem, total=count)
 

@@ -29,6 +29,7 @@ from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
+_LEAST_COVERED = 0.05  # a network that is that sure of its clear specimens is no surer of others
 _AS_GOOD = 0.001  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
@@ -174,7 +175,9 @@ def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specim
             cells = np.minimum(network_px // spec.stride, np.array(contamination.shape) - 1).astype(np.intp)
             seen.append(around(contamination, cells, around_cells(spec)))
     flagged = np.concatenate(seen) if seen else np.empty(0)
-    return round(float(np.quantile(flagged, 1 - _FLAGGED_CLEAR)), 3) if len(flagged) else spec.covered
+    if not len(flagged):
+        return spec.covered
+    return max(_LEAST_COVERED, round(float(np.quantile(flagged, 1 - _FLAGGED_CLEAR)), 3))
 
 
 def _mean_f1(rows: list[Result], spec: ModelSpec) -> float:

@@ -96,7 +96,7 @@ def _judged(
     foci: list[Optics],
     view: View,
     rng: np.random.Generator,
-) -> Ramp:
+) -> Ramp | None:
     fall = rng.uniform(*ranges.mtf)
     spectra, shifts_A = zip(*(image_spectrum(specimen.wave, SAMPLING_A, focus) for focus in foci), strict=True)
     images = np.stack([project(spectrum, view, fall) for spectrum in spectra])
@@ -119,7 +119,7 @@ def _judged(
         score(truths[k], _found(detector, images[k], ranges, view, rng), view.sampling_A, view.shape).f1
         for k in np.flatnonzero(clear)[_UNIFORM]
     ]
-    return Ramp(of_all, of_clear, float(np.mean(uniform)), share)
+    return Ramp(of_all, of_clear, float(np.mean(uniform)), share) if uniform else None
 
 
 def _bound_pm(specimen: Specimen, focus: Optics, view: View, truth: NDArray[np.float64], fall: float) -> float:

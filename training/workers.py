@@ -24,6 +24,10 @@ _ANSWER_S, _LOOK_S = 5.0, 2.0  # a scheduler's first answer; between two looks w
 NO_WORKERS_S = 60.0
 
 
+class _UnreachableError(Exception):
+    """The scheduler does not answer any more."""
+
+
 class Workers:
     """A context manager that starts or connects to what it needs once there is work.
 
@@ -94,11 +98,12 @@ class Workers:
     def _dealt(self, compute: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
         """Through Dask, which gives the task of a worker that died to another one, three times."""
         from distributed import CancelledError, wait
+        from distributed.comm import CommClosedError
 
         left, running, seen = list(reversed(numbers)), {}, monotonic()
         try:
             while left or running:
-                threads = sum(self._client.nthreads().values())
+                threads = self._threads()
                 seen = monotonic() if threads else seen
                 if monotonic() - seen > NO_WORKERS_S:
                     raise self._left_alone()
@@ -111,11 +116,17 @@ class Workers:
                     continue
                 for future in done:
                     yield running.pop(future), self._result(future)
-        except (CancelledError, OSError):  # of which CommClosedError is one
+        except (CancelledError, _UnreachableError, CommClosedError):
             raise FileError(
                 f"{self._place}: expected the scheduler to stay, got no connection any more: start it, and run again; "
                 "it goes on"
             ) from None
+
+    def _threads(self) -> int:
+        try:
+            return sum(self._client.nthreads().values())
+        except OSError as error:
+            raise _UnreachableError from error
 
     def _result(self, future: Any) -> Any:
         from distributed import CancelledError, KilledWorker

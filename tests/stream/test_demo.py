@@ -21,7 +21,6 @@ from engine import list_models
 from engine.errors import AtomstreamError
 from engine.shipped import find_spec
 from stream import demo
-from stream.camera import list_specimens
 from stream.cli import main, parse
 
 COMMAND = Path(sys.executable).with_name("atomstream")
@@ -146,7 +145,6 @@ class TestWhatIsStarted:
         assert f"--model={model}" in started["serve"]
         assert started["camera"][1:] == ("--specimen=mos2", *demo._TRIPLETS)
 
-    @pytest.mark.skipif("mos2" not in list_models(), reason="the mos2 model is not shipped yet")
     def test_the_model_has_the_name_of_the_specimen(self, started: dict[str, tuple[str, ...]]) -> None:
         assert main(["demo", "--specimen", "mos2"]) == 0
         assert "--model=mos2" in started["serve"]
@@ -178,8 +176,6 @@ def test_children_die_with_a_parent_that_is_killed() -> None:
     ("specimen", "atoms", "interrupted"), [("graphene", 400, False), ("graphene", 400, True), ("mos2", 200, False)]
 )
 def test_a_short_real_run(specimen: str, atoms: int, interrupted: bool) -> None:
-    if specimen not in list_models() or specimen not in list_specimens():
-        pytest.skip(f"the model or the specimen {specimen} is not shipped yet")
     seconds = "60" if interrupted else "4"
     command = [COMMAND, "demo", "--json", "--specimen", specimen, "--seconds", seconds]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
