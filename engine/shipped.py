@@ -58,6 +58,7 @@ def model_card(model: str | Path) -> str:
         f"  input       {what}, resampled to {spec.sampling_A:g} A/px",
         f"  classes     {', '.join(spec.classes)}",
         f"  threshold   score {spec.threshold:g}, atoms at least {spec.separation_A:g} A apart",
+        *([f"  notes       {spec.notes}"] if spec.notes else []),
         "  trained on",
         *(f"    {key:<18} {_range(key, *limits)}" for key, limits in spec.trained.items()),
         "  measured",

@@ -54,6 +54,7 @@ def test_a_card_says_all_of_the_spec(tiny_spec, tmp_path):
         tiny_spec,
         classes=("Mo", "S"),
         channels=3,
+        notes="verified on simulation only",
         measured={"f1": {"1e4": 0.951234, "1e5": 0.99}, "frames": 50},
         sha256={"tiny.onnx": "ab" * 32},
     )
@@ -62,6 +63,7 @@ def test_a_card_says_all_of_the_spec(tiny_spec, tmp_path):
     for said in (
         "tiny 1",
         "BSD-3-Clause",
+        "verified on simulation only",
         "3 images of a defocus series, resampled to 0.2 A/px",
         "Mo, S",
         "0.05 to 0.75 A",
