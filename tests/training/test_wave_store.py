@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,20 +113,6 @@ class TestInPart:
         assert len(store.read()) == 2
         store.begin(3)
         assert names(folder) == ["00000", "00001", "zarr.json"]
-
-    def test_a_file_that_may_not_grow(self, folder: Path, store: WaveStore, small_files: None) -> None:
-        store.begin(3)
-        with pytest.raises(FileError, match="expected room for exit waves, got File too large"):
-            store.save(2, specimen(2, size=128))
-        assert store.missing(3) == [2]
-
-    @pytest.fixture
-    def small_files(self) -> Iterator[None]:
-        """The system itself refuses to write more."""
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     @pytest.mark.parametrize("lost", ["wave/c/0/0", "wave/zarr.json", "zarr.json", "class_id/c/0"])
     @pytest.mark.parametrize("empty", [True, False])
