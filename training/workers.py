@@ -6,11 +6,13 @@ Dask carries Python objects between its machines: connect to a cluster that you 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from time import monotonic
 from typing import Any, Self, TypeVar
 
@@ -86,9 +88,10 @@ class Workers:
                     # Not None: that takes port 8787 of every address for all that is not the dashboard.
                     dashboard_address="127.0.0.1:0",
                     worker_dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,  # what went wrong is told here, in one line
                 )
             )
-        return self._client_of(cluster)
+            return self._client_of(cluster)
 
     def _client_of(self, cluster: Any) -> Any:
         import distributed
@@ -205,10 +208,21 @@ async def _identity(scheduler: str) -> dict[str, Any]:
 
 @contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Processes and threads that start meanwhile do not hear Ctrl-C: it is this process's to end them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
+    """Ctrl-C meanwhile comes after; what starts meanwhile never hears it: it is for this process to end it."""
+    heard: list[int] = []
+    resource_tracker.ensure_running()  # else it starts meanwhile, and unblocks the signal for all that start later
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with _blocked() if hasattr(signal, "pthread_sigmask") else nullcontext():  # not on Windows
+            yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,9 +41,9 @@ def broken(number: int) -> None:
     raise ValueError("first line\nsecond line")
 
 
-def held_up(path: Path, number: int) -> int:
+def held_up(path: Path, number: int, begun: str = "begun") -> int:
     """Waits for a file, and says so with another."""
-    path.with_name(f"{number}.begun").touch()
+    path.with_name(f"{number}.{begun}").touch()
     while not path.exists():
         sleep(0.02)
     return number
@@ -65,6 +66,28 @@ def own_cluster() -> Iterator[Workers]:
     """Two processes; a task is given up at the first that it ends."""
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Workers(processes=2) as workers:
         yield workers
+
+
+INTERRUPTED = """
+import distributed, functools, pathlib, sys
+from tests.training.test_workers import held_up
+from training.workers import Workers
+
+folder = pathlib.Path(sys.argv[1])
+
+class Cluster(distributed.LocalCluster):
+    def __init__(self, *_, **options):
+        (folder / "starting").touch()
+        super().__init__(**options)
+
+if __name__ == "__main__":
+    distributed.LocalCluster = Cluster
+    try:
+        with Workers(processes=2) as workers:
+            list(workers.each(functools.partial(held_up, folder / "never", begun="working"), [1, 2]))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+"""
 
 
 class TestHere:
@@ -110,18 +133,38 @@ class TestHere:
         with pytest.raises(FileError, match="this machine: expected the workers to live"):
             list(own_cluster.each(deadly, [1]))
 
+    @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+    def test_ctrl_c_is_one_line_whenever_it_comes(self, tmp_path: Path) -> None:
+        for begun in ("starting", "working"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            wait_until(lambda begun=begun: any(tmp_path.glob(f"*{begun}")))
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all hear it
+            _, said = process.communicate(timeout=60)
+            assert said.decode() == "stopped\n"
+
 
 class TestCluster:
     def test_results_come_back_and_no_more_is_on_the_way_than_is_needed(
         self, cluster: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        at_once = []
+        submit, sent, at_once = distributed.Client.submit, [], []
+
+        def counted(client: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(arguments[1])
+            return submit(client, *arguments, **options)
+
+        monkeypatch.setattr(distributed.Client, "submit", counted)
         with Workers(cluster.scheduler_address) as workers:
-            for number, (square, _) in workers.each(squared, range(12)):
+            for received, (number, (square, _)) in enumerate(workers.each(squared, range(12))):
                 assert square == number**2
-                at_once.append(len(cluster.scheduler.tasks))
+                at_once.append(len(sent) - received)
         assert len(at_once) == 12
-        assert max(at_once) <= 3  # two, and the one in hand
+        assert max(at_once) == 2  # for the one thread of the one worker
 
     def test_without_work_nothing_is_connected_to(self) -> None:
         with Workers("tcp://127.0.0.1:9") as workers:
