@@ -83,7 +83,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     progress("ONNX")
     spec = write_network(network, recipe.spec, folder)
-    progress("thresholds and sigma")
+    progress("threshold and sigma")
     spec, offset = calibrate(spec, recipe, specimens, folder)
     spec = write_network(network, spec, folder, offset)
     progress("INT8")
