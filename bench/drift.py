@@ -22,6 +22,7 @@ from training.score import score
 SAMPLING_A, FIELD_A, DOSE_E_A2 = 0.1, 51.2, 3e4  # dose of each image
 MOST_PX = 8.0
 _MAX_DRIFT_A = 1.0  # as `serve` has it by default
+_PERCENTILES = {"median": 50, "p90": 90}
 _SLIP_PX = 4.0  # more than any measurement errs by, less than half of a period
 
 
@@ -83,9 +84,6 @@ def measure(triplet: Triplet) -> tuple[float, bool]:
     aligned = align(triplet)
     errors = np.hypot(*(np.asarray(aligned.drift_px) - triplet.drift_px).T)
     return float(errors.max()), aligned.doubt is not None
-
-
-_PERCENTILES = {"median": 50, "p90": 90}
 
 
 def summarise(measured: Sequence[tuple[float, bool]]) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from bench.rounds import Rate
 from engine import ModelSpec
-from engine.gpu import map_count
-from engine.network import OpenVinoNetwork, cpu_precisions
+from engine.network import OpenVinoNetwork, cpu_precisions, map_count
 from engine.shipped import find_spec, verified_weights
 from stream.config import ServeConfig
 

@@ -170,8 +170,7 @@ def _begin() -> dict[str, Any]:
 
 def _header(number: int) -> dict[str, Any]:
     """What an answer's message says of it, in its usual length."""
-    names = ("y", "x", "class_id", "score", "sigma_pm", "agreement", "flags")
-    types = ("<f4", "<f4", "|u1", "<f4", "<f4", "<f4", "|u1")
+    columns = Atoms.none().columns().items()
     return {
         "frame": number,
         "series": "bench",
@@ -179,7 +178,7 @@ def _header(number: int) -> dict[str, Any]:
         "shape": list(_SHAPE),
         "sampling_A": 0.1,
         "count": ATOMS,
-        "columns": [{"name": name, "dtype": dtype, "unit": ""} for name, dtype in zip(names, types, strict=True)],
+        "columns": [{"name": name, "dtype": column.dtype.str, "unit": ""} for name, column in columns],
         "dose_e_A2": 1e4,
         "stages_ms": dict.fromkeys(("decode", "wait", "prepare", "network", "locate"), 1.0),
         "latency_ms": 10.0,

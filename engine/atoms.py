@@ -56,9 +56,14 @@ class Atoms:
         """The atoms of these rows (a boolean mask or an order)."""
         return Atoms(**{name: column[rows] for name, column in self.columns().items()})
 
+    @property
+    def clear(self) -> NDArray[np.bool_]:
+        """(N,) those that are not flagged CONTAMINATED."""
+        return np.asarray((self.flags & CONTAMINATED) == 0)
+
     def uncovered(self) -> Atoms:
-        """Those that are not flagged CONTAMINATED."""
-        clear = (self.flags & CONTAMINATED) == 0
+        """Those that are clear."""
+        clear = self.clear
         return self if clear.all() else self.select(clear)
 
     @classmethod

@@ -15,7 +15,7 @@ from engine.atoms import Atoms
 from engine.bonds import allowed
 from engine.errors import FrameError, ModelError
 from engine.frame import Frame
-from engine.network import MAPS, Maps, Network, OpenVinoNetwork, cpu_precisions
+from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
 from engine.peaks import find_peaks
 from engine.prepare import Prepared, prepare
 from engine.refine import refine
@@ -186,7 +186,7 @@ class Detector:
 def _load_on_cpu(spec: ModelSpec, folder: Path, precision: str, threads: int | None, at_once: int) -> Detector:
     precision = _choose_precision(precision, spec)
     weights = verified_weights(spec, folder, ".int8.xml" if precision == "int8" else ".onnx")
-    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
+    maps = map_count(spec)
     network = OpenVinoNetwork(weights, precision, channels=spec.channels, maps=maps, threads=threads, at_once=at_once)
     return Detector(spec, network)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -127,7 +128,7 @@ def _search(
     parts = np.stack(
         [
             ((along_y[:, begin:end] * values[begin:end]) @ along_x[begin:end]).real
-            for begin, end in zip(cells.edges, cells.edges[1:], strict=False)
+            for begin, end in pairwise(cells.edges)
         ]
     )
     fits = np.abs(parts).sum(axis=0)

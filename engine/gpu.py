@@ -16,7 +16,7 @@ from engine.gpu_detector import GpuDetector
 from engine.gpu_group import GpuGroup
 from engine.gpu_probe import obstacle, usable_gpus
 from engine.half import halved
-from engine.network import MAPS
+from engine.network import map_count
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 from engine.tensorrt_build import ShapeRange
@@ -195,8 +195,3 @@ def first_range(spec: ModelSpec) -> ShapeRange:
     """Sizes of the network's input that the engine of the start takes."""
     least, best, most = (max(size // spec.multiple, 1) * spec.multiple for size in (spec.multiple, _BEST_PX, _MOST_PX))
     return ShapeRange((least, least), (best, best), (most, most))
-
-
-def map_count(spec: ModelSpec) -> int:
-    """Channels of the network's output."""
-    return MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)

@@ -20,6 +20,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from engine.errors import ModelError
+from engine.spec import ModelSpec
 
 MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination
 _SETTLED = 4  # so many frames of one shape in a row, and the network is compiled for it alone
@@ -75,6 +76,11 @@ class Maps:
         """Only the cells that hold some of the first `shape` network pixels: the rest is padding."""
         rows, columns = (-(-size // stride) for size in shape)
         return Maps(self.values[:, :rows, :columns])
+
+
+def map_count(spec: ModelSpec) -> int:
+    """Channels of a model's output."""
+    return MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
 
 
 class Network(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atoms import CONTAMINATED, Atoms
+from engine.atoms import Atoms
 from engine.detector import Detector, load_detector
 from engine.errors import FileError, FrameError
 from stream.files import pixel_size_A, read_frames
@@ -87,7 +87,7 @@ def analyse_block(job: Job, block: Block) -> Rows:
             nearest = nearest_A(positions_A)
             field_A = (recording.shape[0] * size_A, recording.shape[1] * size_A)
             vacancies = len(find_vacancies(positions_A, field_A))
-            shown = np.flatnonzero(job.covered | ((found.flags & CONTAMINATED) == 0))
+            shown = np.flatnonzero(job.covered | found.clear)
             covered = len(found) - len(shown)
             found, nearest = found.select(shown), nearest[shown]
             row = {"movie": block.file, "frame": number, "height": recording.shape[0], "width": recording.shape[1]}

@@ -71,16 +71,7 @@ def column_sign(
 
     Thick and thin columns may differ, so a majority is asked for, weighted with the contrast.
     """
-    detail = _detail(images[0], sampling_A)
-    at, _ = _pixels(positions_A[0], detail.shape, sampling_A)
-    return _of_one_sign(detail[at[:, 0], at[:, 1]])
-
-
-def _contrast(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> float:
-    """Of all columns together, over 0 where they are bright."""
-    detail = _detail(image, sampling_A)
-    at, _ = _pixels(positions_A, detail.shape, sampling_A)
-    return float(detail[at[:, 0], at[:, 1]].sum())
+    return _of_one_sign(_contrast(images[0], positions_A[0], sampling_A))
 
 
 def dark_columns(
@@ -94,7 +85,8 @@ def dark_columns(
     A square lattice and its negative, shifted by half a diagonal, are one picture: which of them it is, only the focus
     tells.
     """
-    return column_sign(images, positions_A, sites, sampling_A) and _contrast(images[0], positions_A[0], sampling_A) < 0
+    contrast = _contrast(images[0], positions_A[0], sampling_A)
+    return _of_one_sign(contrast) and bool(contrast.sum() < 0)
 
 
 def crystal_sign(
@@ -114,6 +106,13 @@ def crystal_sign(
     weight, (y, x) = strengths(sites)[inside], at.T
     stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
     return bool(stands_out) and _of_one_sign(detail[y, x])
+
+
+def _contrast(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> NDArray[np.float32]:
+    """Of each column in the image, over 0 where it is bright."""
+    detail = _detail(image, sampling_A)
+    at, _ = _pixels(positions_A, detail.shape, sampling_A)
+    return detail[at[:, 0], at[:, 1]]
 
 
 def _of_one_sign(contrast: NDArray[np.float32]) -> bool:

@@ -15,11 +15,11 @@ from training.bound import position_bound_pm
 from training.camera import detect
 from training.decidable import FIRST_ORDER_A
 from training.evaluate import FIELD_A, evaluation_ranges
-from training.exit_waves import SAMPLING_A, Specimen
+from training.exit_waves import Specimen
 from training.imaging import Series, Shot, draw_optics, is_decidable
-from training.optics import Optics, image_spectrum, odd_and_even
+from training.optics import Optics, odd_and_even
 from training.ranges import ImageRanges
-from training.score import BORDER_A, f1, score
+from training.score import BORDER_A, f1, inner, score
 from training.view import View, draw_view, project
 
 DOSE_E_A2 = 3e4
@@ -98,9 +98,9 @@ def _judged(
     rng: np.random.Generator,
 ) -> Ramp | None:
     fall = rng.uniform(*ranges.mtf)
-    spectra, shifts_A = zip(*(image_spectrum(specimen.wave, SAMPLING_A, focus) for focus in foci), strict=True)
-    images = np.stack([project(spectrum, view, fall) for spectrum in spectra])
-    truths = np.stack([view.to_frame(specimen.positions_A + shift_A) for shift_A in shifts_A])
+    alone = [Series.of(specimen.wave, (focus,)) for focus in foci]
+    images = np.stack([project(one.spectra[0], view, fall) for one in alone])
+    truths = np.stack([view.to_frame(specimen.positions_A + one.shifts_A[0]) for one in alone])
     bounds = np.array(
         [_bound_pm(specimen, focus, view, truth, fall) for focus, truth in zip(foci, truths, strict=True)]
     )
@@ -112,7 +112,7 @@ def _judged(
     truth = np.stack([_along(truths[..., axis], at) for axis in (0, 1)], axis=1)
     found = _found(detector, image, ranges, view, rng)
     sharp = bounds <= MOST_BOUND_PM
-    clear = sharp & [is_decidable(Series.of(specimen.wave, (focus,)), specimen, view, ranges) for focus in foci]
+    clear = sharp & [is_decidable(one, specimen, view, ranges) for one in alone]
     of_all, _ = _f1_where(sharp, truth, found, view, angle)
     of_clear, share = _f1_where(clear, truth, found, view, angle)
     uniform = [
@@ -159,16 +159,13 @@ def _f1_where(
     judged = score(truth, found, view.sampling_A, view.shape)
     edge = BORDER_A / view.sampling_A
 
-    def inner(positions: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return np.asarray(np.all((positions >= edge) & (positions <= np.array(view.shape) - 1 - edge), axis=1))
-
-    def outside(positions: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def between(positions: NDArray[np.float64]) -> NDArray[np.bool_]:
         below = np.minimum(_position(*positions.T, view, angle).astype(np.intp), _FOCI - 2)
-        return np.asarray(clear[below] & clear[below + 1] & inner(positions))
+        return np.asarray(clear[below] & clear[below + 1] & inner(positions, edge, view.shape))
 
-    true, claimed = outside(truth), outside(found)
+    true, claimed = between(truth), between(found)
     hit, right = np.zeros(len(truth), bool), np.ones(len(found), bool)
     hit[judged.truth_row], right[judged.wrong] = True, False
     recall = float(hit[true].mean()) if true.any() else 1.0
     precision = float(right[claimed].mean()) if claimed.any() else 1.0
-    return f1(precision, recall), float(true.sum() / max(1, inner(truth).sum()))
+    return f1(precision, recall), float(true.sum() / max(1, inner(truth, edge, view.shape).sum()))

@@ -67,7 +67,7 @@ def score(
 ) -> Score:
     """Compare (N, 2) and (M, 2) positions (y, x) in pixels of a frame of `shape`; classes, where given, are counted."""
     pairs = match(truth, found, TOLERANCE_A / sampling_A)
-    in_truth, in_found = (_inner(rows, BORDER_A / sampling_A, shape) for rows in (truth, found))
+    in_truth, in_found = (inner(rows, BORDER_A / sampling_A, shape) for rows in (truth, found))
     hit_truth, hit_found = _hits(pairs, len(truth), len(found))
     precision = float(hit_found[in_found].mean()) if in_found.any() else 1.0
     recall = float(hit_truth[in_truth].mean()) if in_truth.any() else 1.0
@@ -95,6 +95,7 @@ def _hits(pairs: NDArray[np.intp], truths: int, found: int) -> tuple[NDArray[np.
     return hit_truth, hit_found
 
 
-def _inner(rows: NDArray[np.float64], edge: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def inner(rows: NDArray[np.float64], edge: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """True of positions at least `edge` pixels from each side of a frame of `shape`."""
     size = np.asarray(shape) - 1
     return np.asarray(np.all((rows >= edge) & (rows <= size - edge), axis=1))

@@ -7,8 +7,9 @@ import pytest
 
 from engine import FileError, FrameError, ModelError, detector, gpu, load_detector
 from engine.device_plan import DeviceNetwork
-from engine.gpu import build_ahead, first_range, load_on_gpu, map_count, network_bytes, open_tensorrt
+from engine.gpu import build_ahead, first_range, load_on_gpu, network_bytes, open_tensorrt
 from engine.half import halved
+from engine.network import map_count
 from engine.spec import ModelSpec, file_sha256
 from tests.cuda_on_cpu import HostDevice
 

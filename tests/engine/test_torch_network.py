@@ -11,7 +11,7 @@ from onnx import helper
 from engine import FrameError, ModelError
 from engine.errors import DeviceError
 from engine.half import halved
-from engine.network import MAPS, OpenVinoNetwork
+from engine.network import OpenVinoNetwork, map_count
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec
 from engine.torch_network import TorchNetwork
@@ -38,7 +38,7 @@ def test_a_shipped_network_answers_as_with_openvino(name, half):
     spec = ModelSpec.read(path.with_suffix(".json"))
     image = pixels(4 * spec.multiple, 6 * spec.multiple, spec.channels)
     content = path.read_bytes()
-    maps = MAPS + (len(spec.classes) if len(spec.classes) > 1 else 0)
+    maps = map_count(spec)
     got = answers(halved(content) if half else content, image, maps)
     network = OpenVinoNetwork(path, "f32", channels=spec.channels, maps=maps, threads=1)
     expected = network.infer(image).values
