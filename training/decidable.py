@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from training.scattering import strengths
 from training.structures.structure import Sites
@@ -28,7 +29,8 @@ LEAST_COSINE = 0.8
 _REACH_A = 1.3  # sigma of what is around a column
 _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
-_ONE_SIGN = 0.4  # 0: as much of one sign as of the other, 1: all of one
+_ONE_SIGN, _CLEARLY_ONE_SIGN = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
+_NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
 def graphene_sign(
@@ -74,19 +76,20 @@ def column_sign(
     return _of_one_sign(_contrast(images[0], positions_A[0], sampling_A))
 
 
-def dark_columns(
+def gold_sign(
     images: Sequence[NDArray[np.float32]],
     positions_A: Sequence[NDArray[np.float64]],
     sites: Sites,
     sampling_A: float,
 ) -> bool:
-    """`column_sign`, and the columns are dark: the rule of recipes whose range of focus lies to one side.
+    """The rule of gold: clearly of one sign, and of a lattice that is not its own negative or under focus, dark.
 
-    A square lattice and its negative, shifted by half a diagonal, are one picture: which of them it is, only the focus
-    tells.
+    Columns of [110] and [111] have six neighbours: bright ones leave a honeycomb dark, dark ones do not. Those of [100]
+    and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
     """
     contrast = _contrast(images[0], positions_A[0], sampling_A)
-    return _of_one_sign(contrast) and bool(contrast.sum() < 0)
+    clear = abs(contrast.sum()) > _CLEARLY_ONE_SIGN * np.abs(contrast).sum()
+    return bool(clear) and (bool(contrast.sum() < 0) or _six_neighbours(positions_A[0]))
 
 
 def crystal_sign(
@@ -115,12 +118,23 @@ def _contrast(image: NDArray[np.float32], positions_A: NDArray[np.float64], samp
     return detail[at[:, 0], at[:, 1]]
 
 
+def _six_neighbours(positions_A: NDArray[np.float64]) -> bool:
+    """Do the inner ones of these (N, 2) positions have six neighbours, nearly equally far?"""
+    if len(positions_A) < 7:
+        return False
+    tree = cKDTree(positions_A)
+    nearest_A = np.median(tree.query(positions_A, k=2)[0][:, 1])
+    neighbours = tree.query_ball_point(positions_A, _NEIGHBOURS * nearest_A, return_length=True) - 1
+    return bool(np.quantile(neighbours, 0.75) >= 5)
+
+
 def _of_one_sign(contrast: NDArray[np.float32]) -> bool:
     return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
     """The image against what is around each place."""
+    image = image - image.mean()  # what rounding leaves of an even image is no contrast
     around = cv2.GaussianBlur(image, (0, 0), _REACH_A / sampling_A, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(image - around, np.float32)
 

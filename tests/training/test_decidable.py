@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, dark_columns, decidable
+from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, decidable, gold_sign
 from training.structures.structure import Sites
 
 SAMPLING_A = 0.25
@@ -99,13 +99,43 @@ def test_gain_and_offset_do_not_matter(lattice: Lattice) -> None:
     assert lattice.decided(lattice.image((1, 1, 1)) * 1000 + 77)
 
 
-@pytest.mark.parametrize(("brightness", "dark"), [(1.0, False), (-0.5, True), (0.0, False)])
-def test_columns_are_dark_on_the_recipe_s_side_of_focus(brightness: float, dark: bool) -> None:
-    positions = np.stack(np.mgrid[2:40:3.9, 2:40:3.9], axis=-1).reshape(-1, 2)
-    at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
-    spots = sum(np.exp(-((at[0] - y) ** 2 + (at[1] - x) ** 2) / (2 * 0.5**2)) for y, x in positions)
-    image = (1 + brightness * spots).astype(np.float32)
-    assert dark_columns([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is dark
+STEPS = {  # of gold's columns: two from each to its neighbours, A
+    "100": ((0.0, 2.04), (2.04, 0.0)),
+    "110": ((0.0, 2.88), (2.04, 1.44)),
+    "111": ((0.0, 1.665), (1.442, 0.8325)),
+    "211": ((0.0, 1.44), (2.35, 0.0)),
+}
+
+
+class TestGold:
+    """Columns along zone axes, each a spot of some brightness."""
+
+    def decided(self, zone: str, brightness: float, every_third: float | None = None) -> bool:
+        counts = np.stack(np.mgrid[-20:21, -20:21], axis=-1).reshape(-1, 2)
+        positions = counts @ np.array(STEPS[zone]) + SIZE * SAMPLING_A / 2
+        inside = np.hypot(*(positions - SIZE * SAMPLING_A / 2).T) < 14
+        positions = positions[inside]
+        shades = np.full(len(positions), brightness)
+        if every_third is not None:
+            shades[::3] = every_third
+        at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
+        image = np.ones((SIZE, SIZE))
+        for (y, x), shade in zip(positions, shades, strict=True):
+            image += shade * np.exp(-((at[0] - y) ** 2 + (at[1] - x) ** 2) / (2 * 0.35**2))
+        return gold_sign([image.astype(np.float32)], [positions], Sites.of_carbon(positions), SAMPLING_A)
+
+    @pytest.mark.parametrize("zone", STEPS)
+    def test_dark_columns_are_decidable(self, zone: str) -> None:
+        assert self.decided(zone, -0.5) is True
+
+    @pytest.mark.parametrize(("zone", "told"), [("100", False), ("211", False), ("110", True), ("111", True)])
+    def test_bright_columns_are_where_the_lattice_is_not_its_own_negative(self, zone: str, told: bool) -> None:
+        assert self.decided(zone, 1.0) is told
+
+    @pytest.mark.parametrize("zone", STEPS)
+    def test_neither_nothing_nor_a_mixture_is(self, zone: str) -> None:
+        assert self.decided(zone, 0.0) is False
+        assert self.decided(zone, -0.5, every_third=0.5) is False
 
 
 def test_without_atoms_there_is_nothing_to_decide() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.decidable import dark_columns
+from training.decidable import gold_sign
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.gold import GoldRanges
@@ -18,12 +18,12 @@ def gold() -> Recipe:
     images = replace(
         COLUMNS,
         voltage_kV=300.0,
-        defocus_A=(40.0, 200.0),  # to one side: of a square lattice only the focus tells whether its columns are dark
+        defocus_A=(40.0, 200.0),  # to one side: of [100] and [211] only the focus tells the sign
         Cs_A=(-3e5, 0.0),
         dose_e_A2=(50.0, 2e4),
         sampling_A=(0.05, 0.5),  # columns of [211] lie 1.44 A apart
         contamination_chance=0.1,
-        rule=dark_columns,
+        rule=gold_sign,
     )
     spec = family_spec("gold", images, ("Au",))
     return Recipe(
@@ -36,6 +36,11 @@ def gold() -> Recipe:
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
-        rounds=(Round(3500, 2e-3, deeper=False), Round(1200, 1e-3, beta=0.0)),
+        rounds=(
+            Round(3500, 2e-3, deeper=False),
+            Round(1200, 1e-3, beta=0.0),
+            Round(8000, 1.5e-3),
+            Round(2500, 6e-4, beta=0.0),
+        ),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )
