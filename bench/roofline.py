@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import openvino as ov
-
 from engine.device_plan import Kind, Place, Plan
+from engine.openvino import ov
 
 _BYTES = {"f32": 4, "f16": 2, "int8": 1}  # of a value in the network
 

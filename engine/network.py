@@ -16,10 +16,10 @@ from threading import Lock, Thread
 from typing import Any, Protocol
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from engine.errors import ModelError
+from engine.openvino import ov
 from engine.spec import ModelSpec
 
 MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination

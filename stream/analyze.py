@@ -35,10 +35,15 @@ HELP = "the atoms of recorded movies, with a summary; on several cores, and resu
 
 _BLOCK_FRAMES = 16
 _SUFFIXES = (".csv", ".parquet")
-_ATOM_TYPES = (
-    {"file": "text", "frame": "int", "time_s": "float", "y": "float", "x": "float", "class": "text", "score": "float"}
-    | {"sigma_pm": "float", "flags": "int", "nearest_A": "float", "sampling_A": "float"}
-)
+_ATOM_TYPES = {
+    "file": "text",
+    "frame": "int",
+    "time_s": "float",
+    "y": "float",
+    "x": "float",
+    "class": "text",
+    "score": "float",
+} | {"sigma_pm": "float", "flags": "int", "nearest_A": "float", "sampling_A": "float"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +96,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def plan_blocks(
-    files: Sequence[Path], sampling_A: float | None, channels: int
-) -> tuple[list[Block], dict[str, str]]:
+def plan_blocks(files: Sequence[Path], sampling_A: float | None, channels: int) -> tuple[list[Block], dict[str, str]]:
     """Blocks of all files that can be opened; the others, and why. FileError where there is none."""
     blocks: list[Block] = []
     left_out: dict[str, str] = {}

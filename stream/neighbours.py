@@ -71,9 +71,7 @@ def find_vacancies(positions_A: NDArray[np.float64], field_A: tuple[float, float
     return _agreed(guesses[_inside(guesses, field_A, usual)], _SAME * usual)
 
 
-def _distances(
-    positions_A: NDArray[np.float64], reach_A: float
-) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+def _distances(positions_A: NDArray[np.float64], reach_A: float) -> list[tuple[slice, slice, NDArray[np.float64]]]:
     """Squared distances of blocks of rows to the atoms that can be within reach; infinite to oneself."""
     blocks = []
     y = positions_A[:, 0]
@@ -99,9 +97,7 @@ def _bonds(positions_A: NDArray[np.float64], reach_A: float) -> tuple[NDArray[np
     return one, other
 
 
-def _inside(
-    positions_A: NDArray[np.float64], field_A: tuple[float, float], margin_A: float
-) -> NDArray[np.bool_]:
+def _inside(positions_A: NDArray[np.float64], field_A: tuple[float, float], margin_A: float) -> NDArray[np.bool_]:
     within = (positions_A >= margin_A) & (positions_A <= np.array(field_A) - margin_A)
     return np.asarray(within.all(axis=1))
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Frame, ModelSpec
+from engine.openvino import ov
 from engine.spec import file_sha256
 
 # The first example compiles a network; on a busy machine any may be slow.

@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine import Detector, ModelSpec, load_detector
+from engine.openvino import ov
 from engine.prepare import prepare
 from engine.refine import AROUND_A, around, around_cells
 from engine.spec import file_sha256

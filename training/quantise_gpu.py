@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.half import halved
+from engine.openvino import ov
 
 _STEPS = 127  # of the largest value, to either side
 _KEPT = (

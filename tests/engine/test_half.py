@@ -1,11 +1,11 @@
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import ModelError
 from engine.half import halved
+from engine.openvino import ov
 from engine.shipped import find_spec, list_models
 from engine.spec import ModelSpec
 from tests.conftest import TINY, tiny_network

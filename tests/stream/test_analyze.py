@@ -25,9 +25,7 @@ from tests.stream.fakes import PATIENCE_S, wait_until
 Draw = Callable[..., Frame]
 ROOT = Path(__file__).parents[2]
 SAMPLING_A = 0.12
-BLOCKS_OF_4 = (
-    "import sys; from stream import analyze, cli; analyze._BLOCK_FRAMES = 4; sys.exit(cli.main(sys.argv[1:]))"
-)
+BLOCKS_OF_4 = "import sys; from stream import analyze, cli; analyze._BLOCK_FRAMES = 4; sys.exit(cli.main(sys.argv[1:]))"
 WHERE = np.array([(20.25, 30.5), (41.0, 55.75), (70.5, 20.0)])
 
 

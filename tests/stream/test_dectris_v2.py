@@ -142,7 +142,6 @@ class TestRecorded:
     def test_end(self) -> None:
         assert decode([END], Rules()) == SeriesEnd(7)
 
-
     def test_start_and_first_image_as_one_message_of_a_simulator(self) -> None:
         assert split([START, IMAGE]) == [(START,), (IMAGE,)]
 

@@ -70,7 +70,6 @@ def own_cluster() -> Iterator[Workers]:
 
 INTERRUPTED = """
 import distributed, functools, pathlib, sys
-sys.modules["openvino_telemetry"] = None  # reports that openvino was imported, from a process that hears Ctrl-C too
 from tests.training.test_workers import held_up
 from training.workers import Workers
 
