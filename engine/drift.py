@@ -22,22 +22,6 @@ _BEYOND = 4.0  # pixels beyond those allowed that are looked at: what fits there
 _EIGHT = 8  # sides that Fourier transforms are quick with
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectrum:
-    """What `measure_shift` needs of an image, so that one that is compared twice is transformed once.
-
-    Attributes
-    ----------
-    values : (H, W // 2 + 1) complex64
-        Of its real Fourier transform.
-    shape : (int, int)
-        Of the image.
-    """
-
-    values: NDArray[np.complex64]
-    shape: tuple[int, int]
-
-
 @dataclass(frozen=True, slots=True)
 class Registration:
     """How an image lies to another one.
@@ -55,29 +39,6 @@ class Registration:
     rival: float
 
 
-def spectrum(image: NDArray[np.float32], finest_px: float = 0.0, taper: bool = True) -> Spectrum:
-    """Transform an image.
-
-    Parameters
-    ----------
-    image : (H, W) float32
-        Without NaN or infinity.
-    finest_px : float
-        Detail of a shorter period than this is noise, and left out; 0 keeps all.
-    taper : bool
-        Fade out at the borders: they don't move with the specimen.
-    """
-    height, width = image.shape
-    flat = image - np.float32(image.mean(dtype=np.float64))
-    if taper:
-        flat = flat * np.outer(_fading(height), _fading(width))
-    values = np.fft.rfft2(flat).astype(np.complex64, copy=False)
-    if finest_px > 2:
-        frequency = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2
-        values = values * (frequency <= finest_px**-2)
-    return Spectrum(values, (height, width))
-
-
 def register(
     reference: NDArray[np.float32],
     moved: NDArray[np.float32],
@@ -91,8 +52,13 @@ def register(
     Parameters
     ----------
     reference, moved : (H, W) float32
-    finest_px, around, within_px
-        As for `spectrum` and `measure_shift`.
+        Of one shape, without NaN or infinity; else ValueError.
+    finest_px : float
+        Detail of a shorter period than this is noise, and left out; 0 keeps all.
+    around : (float, float)
+        Where the shift is expected, along y and x in pixels.
+    within_px : float
+        It is looked for no further from there than this: of a lattice any period is as good as the next.
 
     Returns
     -------
@@ -104,8 +70,14 @@ def register(
     Another focus turns the contrast of some frequencies round and that of others not, by a sign for each that nobody
     knows. What has one sign is a cell of neighbouring frequencies: each is correlated alone, and their sizes are added.
     Signs that were wrong would move a lattice by half of a period.
+
+    References
+    ----------
+    Guizar-Sicairos, Thurman, Fienup, Opt. Lett. 33 (2008) 156: the refinement by a matrix product.
     """
-    product = _product(spectrum(reference, finest_px), spectrum(moved, finest_px))
+    if reference.shape != moved.shape:
+        raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
+    product = _product(reference, moved, finest_px)
     if product is None:
         return Registration((0.0, 0.0), 0.0)
     first, rival, signs = _search(product, reference.shape, finest_px, around, within_px)
@@ -193,56 +165,18 @@ def _again(
     height, width = (size - abs(one) for size, one in zip(reference.shape, whole, strict=True))
     if 2 * height < reference.shape[0] or 2 * width < reference.shape[1]:
         whole, (height, width) = (0, 0), (reference.shape[0], reference.shape[1])
-    windows = (
+    one, other = (
         image[max(0, sign * whole[0]) :, max(0, sign * whole[1]) :][
             : height // _EIGHT * _EIGHT or height, : width // _EIGHT * _EIGHT or width
         ]
         for image, sign in ((reference, 1), (moved, -1))
     )
-    one, other = (spectrum(window, finest_px) for window in windows)
-    product = _product(one, other)
+    product = _product(one, other, finest_px)
     if product is None:
         return first
     product *= signs[_cells(one.shape, finest_px).number]
     rest = _refine(product, one.shape, (first[0] - whole[0], first[1] - whole[1]), _STEPS)
     return whole[0] + float(rest[0]), whole[1] + float(rest[1])
-
-
-def measure_shift(
-    reference: Spectrum,
-    moved: Spectrum,
-    *,
-    weighting: float = 0.0,
-    around: tuple[float, float] = (0.0, 0.0),
-    within_px: float = math.inf,
-) -> tuple[float, float]:
-    """The shift that brings the moved image back onto the reference.
-
-    Parameters
-    ----------
-    reference, moved : Spectrum
-        Of two images of one shape.
-    weighting : float
-        Exponent of the strength of a frequency by which it counts: -1 all alike (phase correlation), 0 as it is, over 0
-        the strongest most.
-    around : (float, float)
-        Where the shift is expected, along y and x in pixels.
-    within_px : float
-        It is looked for no further from there than this: of a lattice any period is as good as the next.
-
-    Returns
-    -------
-    (float, float)
-        Along y and x in pixels, to about a hundredth. An image whose contrast is inverted counts like the other.
-
-    References
-    ----------
-    Guizar-Sicairos, Thurman, Fienup, Opt. Lett. 33 (2008) 156: the refinement by a matrix product.
-    """
-    product = _product(reference, moved, weighting)
-    if product is None:
-        return 0.0, 0.0
-    return _peak(product, np.abs(np.fft.irfft2(product, s=reference.shape)), around, within_px)
 
 
 def move(
@@ -282,51 +216,23 @@ def _fading(size: int) -> NDArray[np.float32]:
     return (0.5 - 0.5 * np.cos(np.pi * np.minimum(end, 1))).astype(np.float32)
 
 
-def _product(reference: Spectrum, moved: Spectrum, weighting: float = 0.0) -> NDArray[np.complex64] | None:
+def _product(
+    reference: NDArray[np.float32], moved: NDArray[np.float32], finest_px: float
+) -> NDArray[np.complex64] | None:
     """Whose transform is the correlation; None where one image is constant."""
-    if reference.shape != moved.shape:
-        raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
-    product = reference.values * moved.values.conj()
-    if not product.any():
-        return None
-    if weighting:
-        strength = np.abs(product)
-        product *= np.maximum(strength / strength.max(), 1e-7) ** weighting
-    return product
+    product = _spectrum(reference, finest_px) * _spectrum(moved, finest_px).conj()
+    return product if product.any() else None
 
 
-def _peak(
-    product: NDArray[np.complex64], correlation: NDArray[np.float32], around: tuple[float, float], within_px: float
-) -> tuple[float, float]:
-    """Where the correlation is highest, to a fraction of a pixel."""
-    coarse = _coarse(correlation, around, within_px)
-    y, x = _refine(product, (correlation.shape[0], correlation.shape[1]), coarse, _STEPS)
-    return float(y), float(x)
-
-
-def _distances(shape: tuple[int, ...], shift: tuple[float, float]) -> NDArray[np.float64]:
-    """From a shift to that of each point of a correlation, which is periodic, and so are these."""
-    away = [
-        (np.fft.fftfreq(size, 1 / size) - centre + size / 2) % size - size / 2
-        for size, centre in zip(shape, shift, strict=True)
-    ]
-    return np.asarray(np.hypot(away[0][:, None], away[1][None]))
-
-
-def _coarse(correlation: NDArray[np.float32], around: tuple[float, float], within_px: float) -> tuple[float, float]:
-    """The highest pixel of the correlation, no further from `around` than allowed."""
-    shape = correlation.shape
-    shifts = [np.fft.fftfreq(size, 1 / size) for size in shape]
-    if math.isfinite(within_px):
-        correlation = np.where(_distances(shape, around) <= max(1.0, within_px), correlation, np.float32(-1))
-    y, x = np.unravel_index(int(np.argmax(correlation)), shape)
-    coarse = [float(shifts[0][y]), float(shifts[1][x])]
-    if math.isfinite(within_px):
-        coarse = [
-            centre + float((one - centre + size / 2) % size - size / 2)
-            for one, centre, size in zip(coarse, around, shape, strict=True)
-        ]
-    return coarse[0], coarse[1]
+def _spectrum(image: NDArray[np.float32], finest_px: float) -> NDArray[np.complex64]:
+    """(H, W // 2 + 1), of an image that fades out at its borders: they don't move with the specimen."""
+    height, width = image.shape
+    flat = image - np.float32(image.mean(dtype=np.float64))
+    values = np.fft.rfft2(flat * np.outer(_fading(height), _fading(width))).astype(np.complex64, copy=False)
+    if finest_px > 2:
+        frequency = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2
+        values = values * (frequency <= finest_px**-2)
+    return values
 
 
 def _refine(
