@@ -48,7 +48,11 @@ class Recording:
         command = ["record", f"--endpoint={self._channel.endpoint}", f"--output={self.path}", "--reserve-MB=1"]
         code = "from stream.demo import child; child()"
         self._recorder = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
-        self._until(lambda: self.status["connected"])
+        try:
+            self._until(lambda: self.status["connected"])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -77,6 +77,7 @@ def summarise(source: Source) -> dict[str, Any]:
         "received": totals.received,
         "processed": totals.processed,
         "dropped": totals.dropped,
+        "drift_uncertain": totals.drift_uncertain,
         "fps": round(totals.fps, 2),
         "latency_ms": totals.latency_ms,
         "in_time": totals.in_time,
@@ -89,6 +90,7 @@ def summarise(source: Source) -> dict[str, Any]:
 def figures(status: dict[str, Any]) -> dict[str, str]:
     """What a person wants to see of a status, by name."""
     latency, in_time, dose = status["latency_ms"], status["in_time"], status["dose_e_A2"]
+    doubted = {"drift uncertain": str(status["drift_uncertain"])} if status["drift_uncertain"] else {}
     return {
         "frames": f"{status['fps_in']:.1f}/s in, {status['fps_out']:.1f}/s out",
         "latency": "-" if latency is None else f"{latency['p50']:.1f} ms p50, {latency['p99']:.1f} ms p99",
@@ -96,6 +98,7 @@ def figures(status: dict[str, Any]) -> dict[str, str]:
         "atoms": _said(status["atoms_mean"]),
         "dropped": _said(status["dropped"]),
         "missing": str(status["missing"]),
+        **doubted,
         "dose": f"{status['dose_total_e_A2']:.3g} e/A²" + ("" if dose is None else f", {dose:.3g} a frame"),
     }
 

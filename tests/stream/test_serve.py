@@ -33,7 +33,8 @@ from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
 from tests.stream.test_sources import two
 
 ATOMSTREAM = (sys.executable, "-c", "import sys; from stream.cli import main; sys.exit(main())")
-SUMMARY = {"received", "processed", "dropped", "fps", "latency_ms", "in_time", "atoms_mean", "model", "backend"}
+SUMMARY = {"received", "processed", "dropped", "drift_uncertain", "fps", "latency_ms", "in_time", "atoms_mean"}
+SUMMARY |= {"model", "backend"}
 
 
 def free_port() -> int:
@@ -190,6 +191,7 @@ class TestShown:
         "atoms_mean": 812.5,
         "dropped": {"superseded": 3},
         "missing": 2,
+        "drift_uncertain": 0,
         "dose_e_A2": 1e4,
         "dose_total_e_A2": 1e7,
     }
@@ -204,6 +206,10 @@ class TestShown:
             "missing": "2",
             "dose": "1e+07 e/A², 1e+04 a frame",
         }
+
+    def test_a_drift_that_is_doubted_is_shown_once_there_is_one(self) -> None:
+        assert "drift uncertain" not in serve.figures(self.STATUS)
+        assert serve.figures(self.STATUS | {"drift_uncertain": 4})["drift uncertain"] == "4"
 
     def test_figures_that_are_not_known_yet(self) -> None:
         unknown = dict.fromkeys(("latency_ms", "in_time", "atoms_mean", "dose_e_A2"))
