@@ -33,7 +33,7 @@ FRAME_COLUMNS = (
     | dict.fromkeys((*NUMBERS, "frame_interval_ms"), "<f8")
     | {f"{stage}_ms": "<f4" for stage in STAGES_MS}
     | {"in_time": "|i1", "count": "<i4", "atoms_start": "<i8", "atoms_stop": "<i8", "image": "<i8"}
-    | {"warnings": "<i4", "header": "<i4"}
+    | {"covered": "<i4", "warnings": "<i4", "header": "<i4"}
 )
 GAP_COLUMNS = {"first": "<i8", "count": "<i8", "reason": "|i1", "time": "<f8"}
 
@@ -179,6 +179,7 @@ class Archive:
             **{name: _finite(header.get(name)) for name in (*NUMBERS, "frame_interval_ms")},
             **{f"{stage}_ms": _finite(stages.get(stage)) for stage in STAGES_MS},
             "in_time": int(in_time) if isinstance(in_time, bool) else -1,
+            "covered": _whole(header.get("covered"), 2**31),
             "warnings": self._text(header.get("warnings") or None),
             "header": self._text(header.get("header") or None),
         }

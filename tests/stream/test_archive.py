@@ -28,7 +28,11 @@ def frames(path: Path) -> list[int]:
 class TestThereAndBack:
     def test_atoms_and_what_is_known_of_their_frame(self, tmp_path: Path) -> None:
         header = {"stage_x": 1.5, "note": "é"}
-        records = [record(1), record(2, 0, series=7, in_time=None), record(3, 2, warnings=["w", "v"], header=header)]
+        records = [
+            record(1),
+            record(2, 0, series=7, in_time=None, covered=40),
+            record(3, 2, warnings=["w", "v"], header=header),
+        ]
         with Archived(archive(tmp_path / "a.h5", records)) as archived:
             first, second, third = archived
             assert (archived.classes, archived.complete, len(archived)) == (("C", "N"), True, 3)
@@ -40,6 +44,7 @@ class TestThereAndBack:
         assert (third.warnings, third.header) == (("w", "v"), header)
         assert (first.warnings, first.header) == ((), {})
         assert (first.row["in_time"], second.row["in_time"]) == (1, -1)
+        assert (first.row["covered"], second.row["covered"]) == (-1, 40)
         row = first.row
         assert (row["frame"], row["timestamp"], row["elapsed_s"], row["height"]) == (101, STARTED + 1, 1.5, 64)
         assert (row["latency_ms"], row["network_ms"], row["sampling_A"]) == (12.5, 2.5, 0.2)
