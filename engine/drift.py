@@ -94,15 +94,13 @@ def _search(
     """The shift at which all cells together fit best, its rival, and the sign of each cell there."""
     cells = _cells((shape[0], shape[1]), finest_px)
     ys, xs = (_grid(size, centre, within_px) for size, centre in zip(shape, around, strict=True))
-    along_y = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(shape[0]))).astype(np.complex64)[:, cells.rows]
-    along_x = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(shape[1]), xs)).astype(np.complex64)[cells.columns]
-    values = product[cells.rows, cells.columns] * cells.weight
-    parts = np.stack(
-        [
-            ((along_y[:, begin:end] * values[begin:end]) @ along_x[begin:end]).real
-            for begin, end in pairwise(cells.edges)
-        ]
-    )
+    along_y = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(shape[0]))).astype(np.complex64)
+    along_x = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(shape[1]), xs)).astype(np.complex64)
+    parts = np.empty((len(cells.edges) - 1, len(ys), len(xs)), np.float32)
+    for part, (begin, end) in zip(parts, pairwise(cells.edges), strict=True):  # one by one: all waves at once are large
+        rows, columns = cells.rows[begin:end], cells.columns[begin:end]
+        values = product[rows, columns] * cells.weight[begin:end]
+        part[:] = ((along_y[:, rows] * values) @ along_x[columns]).real
     fits = np.abs(parts).sum(axis=0)
     from_around = np.hypot((ys - around[0])[:, None], xs - around[1])
     allowed = from_around <= max(1.0, within_px)
