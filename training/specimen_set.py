@@ -52,13 +52,14 @@ def simulate(
 ) -> None:
     """A store of the first `count` specimens; those already there are kept."""
     store = WaveStore(folder, specimens.made_of)
-    store.begin(count)
-    missing = store.missing(count)
-    results, there = workers.each(specimens.specimen, missing), count - len(missing)
-    progress(there)
-    for done, (k, specimen) in enumerate(results, there + 1):
-        store.save(k, specimen)
-        progress(done)
+    with store.alone():
+        store.begin(count)
+        missing = store.missing(count)
+        results, there = workers.each(specimens.specimen, missing), count - len(missing)
+        progress(there)
+        for done, (k, specimen) in enumerate(results, there + 1):
+            store.save(k, specimen)
+            progress(done)
 
 
 def read_specimens(specimens: SpecimenSet, folder: Path) -> list[Specimen]:

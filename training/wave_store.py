@@ -5,6 +5,8 @@ A specimen is written under another name and renamed once it is whole, so a run 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,24 @@ class WaveStore:
 
     def __init__(self, folder: Path, made_of: Mapping[str, Any]) -> None:
         self.folder, self._made_of = folder, dict(made_of)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Only this process writes meanwhile: it would take for cut off what another one has begun."""
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FileError(
+                    f"{self.folder}: expected nobody else to write here, got another `atomstream-train simulate` that "
+                    "does: let it end, or choose another --folder"
+                ) from None
+            yield
+        finally:
+            os.close(lock)
 
     def begin(self, count: int) -> None:
         """Made where it is not there; from now on it is to hold so many specimens."""

@@ -127,6 +127,18 @@ class TestInPart:
         assert "\n" not in str(raised.value)
 
 
+class TestAlone:
+    def test_another_writer_is_refused_and_may_come_after(self, folder: Path) -> None:
+        with (
+            WaveStore(folder, MADE_OF).alone(),
+            pytest.raises(FileError, match="expected nobody else to write here"),
+            WaveStore(folder, MADE_OF).alone(),
+        ):
+            pytest.fail("two at once")
+        with WaveStore(folder, MADE_OF).alone():
+            assert folder.is_dir()
+
+
 class TestAnotherRecipe:
     @pytest.mark.parametrize(
         ("change", "said"),
