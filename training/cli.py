@@ -172,9 +172,12 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
     from training.export import export as run
-    from training.fit import read_network
+    from training.fit import describe_fit, read_network
 
-    network = read_network(folder / "fit" / "checkpoint.pt", recipe)
+    checkpoint = folder / "fit" / "checkpoint.pt"
+    network = read_network(checkpoint, recipe)
+    notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint)) if note)
+    recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
     output = options.output or folder / "export"
     spec = run(network, recipe, _read(recipe, folder), output, Console(stderr=True).print)
     print(f"{output / spec.name}.json: threshold {spec.threshold:g}")

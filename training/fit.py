@@ -42,9 +42,11 @@ def fit(
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)
     checkpoint = folder / "checkpoint.pt"
-    step, saved = 0, time.monotonic()
+    begun = saved = time.monotonic()
+    step = 0
     if checkpoint.exists():
-        step = _restore(checkpoint, network, average, optimiser)
+        step, before_s = _restore(checkpoint, network, average, optimiser)
+        begun -= before_s
     _forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
         now, _ = recipe.round_at(step)
@@ -69,8 +71,8 @@ def fit(
             with (folder / "losses.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step, **values}) + "\n")
         if time.monotonic() - saved > CHECKPOINT_S or step == recipe.all_steps:
-            _save(checkpoint, step, network, average, optimiser)
             saved = time.monotonic()
+            _save(checkpoint, step, saved - begun, network, average, optimiser)
     return average.module.eval()
 
 
@@ -120,6 +122,12 @@ def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     return average.module.eval()
 
 
+def describe_fit(checkpoint: Path) -> str:
+    """How long the fit of a checkpoint took, for the model's card."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return f"fit: {state['step']} steps, {state.get('seconds', 0.0) / 60:.0f} minutes"
+
+
 def _ema() -> Callable[..., None]:
     return torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / AVERAGE_STEPS)
 
@@ -144,10 +152,13 @@ def _forget_after(step: int, log: Path) -> None:
         log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
-def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _save(
+    path: Path, step: int, seconds: float, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
     partial = path.with_suffix(".part")
     state = {
         "step": step,
+        "seconds": seconds,  # of the whole fit, interruptions left out
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -156,13 +167,14 @@ def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimis
     partial.rename(path)
 
 
-def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+    """The step, and how long it took to come there."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     with _of_this_network(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+    return int(state["step"]), float(state.get("seconds", 0.0))
 
 
 @contextmanager

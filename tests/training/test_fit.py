@@ -14,7 +14,7 @@ from engine import FileError
 from training import fit as module
 from training.dataset import loader
 from training.exit_waves import Specimen
-from training.fit import WARM_UP, fit, loss_terms, rate, read_network
+from training.fit import WARM_UP, describe_fit, fit, loss_terms, rate, read_network
 from training.recipes.recipe import Recipe, Round
 from training.unet import UNet
 
@@ -81,11 +81,14 @@ class TestFit:
         with pytest.raises(KeyboardInterrupt):
             fit(specimens, recipe, parts, workers=0)
         monkeypatch.setattr(module, "loss_terms", real)
-        assert torch.load(parts / "checkpoint.pt", weights_only=True)["step"] == interrupted_at
+        checkpoint = torch.load(parts / "checkpoint.pt", weights_only=True)
+        assert checkpoint["step"] == interrupted_at
+        torch.save(checkpoint | {"seconds": 600.0}, parts / "checkpoint.pt")
         torch.manual_seed(99)  # whatever has been drawn meanwhile
         resumed = fit(specimens, recipe, parts, workers=0)
         assert same(resumed, expected)
         assert same(read_network(parts / "checkpoint.pt", recipe), expected)
+        assert describe_fit(parts / "checkpoint.pt") == f"fit: {recipe.all_steps} steps, 10 minutes"
 
     @pytest.mark.usefixtures("always_saving")
     def test_steps_run_again_are_logged_once(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:

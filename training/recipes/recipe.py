@@ -70,6 +70,7 @@ def family_spec(family: str, images: ImageRanges, classes: tuple[str, ...], **mo
         "multiple": 32,
         "threshold": 0.35,
         "separation_A": 0.8,
+        "notes": "verified on simulation only",
     }
     trained = {
         "sampling_A": images.sampling_A,
