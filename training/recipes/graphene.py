@@ -29,5 +29,7 @@ def graphene() -> Recipe:
             Round(4000, 6e-4, beta=0.0, deeper=False),
             Round(6500, 1e-3),
             Round(3000, 4e-4, beta=0.0),
+            Round(1600, 8e-4),
+            Round(1400, 4e-4, beta=0.0),
         ),
     )
