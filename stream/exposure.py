@@ -49,8 +49,10 @@ class Exposure:
         Of all frames up to this one.
     frames : int
         Messages that its answer answers for.
+    members : tuple of Exposure
+        Of a triplet, until an engine thread has laid them on each other.
     triplet : Triplet or None
-        None for a single image.
+        From then on; None for a single image.
     """
 
     message: Message
@@ -63,6 +65,7 @@ class Exposure:
     clock_difference_s: float | None
     dose_total_e_A2: float
     frames: int = 1
+    members: tuple[Exposure, ...] = ()
     triplet: Triplet | None = None
 
 

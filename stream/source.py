@@ -60,7 +60,7 @@ class Source:
         self._stacker = Stacker(config, references) if detector.spec.channels == 3 else None
         self._references = references if self._stacker is None else References()
         self._slot: Slot[Exposure] = LatestSlot() if config.policy == "latest" else BoundedQueue(config.queue_frames)
-        self._turns = Turns()
+        self._turns, self._stacking = Turns(), Turns()
         self._beside_network = Lock()
         self._handover: Slot[Located] = BoundedQueue(1)
         self._stopping = Event()
@@ -200,9 +200,6 @@ class Source:
             ready, refused = self._stacker.add(exposure)
             for error in refused:
                 self._refuse(error)
-        if ready is not None and ready.triplet is not None and ready.triplet.drift_doubt is not None:
-            self.accounting.doubted()
-            self.metrics.doubted()
         lost = None if ready is None else self._slot.put(ready)
         if lost is not None:
             self._drop("stopping" if self._stopping.is_set() else "superseded", lost.frames)
@@ -213,7 +210,7 @@ class Source:
         while (taken := self._turns.take(self._slot.get)) is not None:
             number, exposure = taken
             try:
-                located: Located | None = self._locate(exposure)
+                located: Located | None = self._locate(number, exposure)
             except Exception as error:
                 located = None
                 self._refuse(error, exposure.frames)
@@ -221,12 +218,13 @@ class Source:
                 if located is not None:
                     self._handover.put(located)
 
-    def _locate(self, exposure: Exposure) -> Located:
+    def _locate(self, number: int, exposure: Exposure) -> Located:
         begun_s = time.perf_counter()
-        doubt = None if exposure.triplet is None else exposure.triplet.drift_doubt
         # One thread at a time: two that take Python's lock in turns, a hundred times a frame, are slower than one.
         # Not beside a GPU: who prepares may wait for a place that only who locates gives back.
         beside: AbstractContextManager[Any] = nullcontext() if self._detector.waits_for_device else self._beside_network
+        exposure = self._stack(number, exposure, beside)
+        doubt = None if exposure.triplet is None else exposure.triplet.drift_doubt
         with beside:
             warnings = (*self._detector.check(exposure.frame), *([] if doubt is None else [doubt]))
             frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
@@ -239,6 +237,17 @@ class Source:
         atoms = found if self.config.covered else found.uncovered()
         covered = len(found) - len(atoms)
         return Located(exposure, frame, atoms, covered, warnings, begun_s, prepared_s, inferred_s, time.perf_counter())
+
+    def _stack(self, number: int, exposure: Exposure, beside: AbstractContextManager[Any]) -> Exposure:
+        """Lay the images of a triplet on each other, and book where they may not."""
+        if self._stacker is None:
+            return exposure
+        with self._stacking.turn(number), beside:
+            stacked = self._stacker.stack(exposure)
+        if stacked.triplet is not None and stacked.triplet.drift_doubt is not None:
+            self.accounting.doubted()
+            self.metrics.doubted()
+        return stacked
 
     # ---- publish thread ----
 

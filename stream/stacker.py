@@ -1,4 +1,8 @@
-"""Exposures of one image in, exposures of three out: gathered, corrected, drift taken out. For the receive thread."""
+"""Exposures of one image in, exposures of three out: gathered as they come, then corrected and their drift taken out.
+
+Which three belong together costs nothing and is decided in the receive thread. How they lie on each other is measured in
+an engine thread: a triplet that a newer one replaces costs nothing either.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from engine.errors import FrameError
-from engine.frame import Frame
-from stream.alignment import Aligned, Aligner, Image, read_image
+from stream.alignment import Aligner, Image, read_image
 from stream.clock import FrameInterval
 from stream.config import ServeConfig
 from stream.exposure import Exposure, Triplet
@@ -17,7 +20,7 @@ from stream.triplets import Gathered, TripletAssembler
 
 
 class Stacker:
-    """Makes triplets of the frames of one source. For its receive thread."""
+    """Makes triplets of the frames of one source: `stack` is for an engine thread, all else for the receive thread."""
 
     def __init__(
         self, config: ServeConfig, references: References, now: Callable[[], float] = time.perf_counter
@@ -37,12 +40,27 @@ class Stacker:
             gathered = Gathered((exposure,), 1) if whole else self._assembler.add(exposure)
         except FrameError as error:
             return None, (error,)
-        if gathered.members is None:
-            return None, gathered.refused
-        try:
-            return self._stack(gathered.members, gathered.answers), gathered.refused
-        except Exception as error:  # whatever comes, every frame is accounted for
-            return None, (*gathered.refused, *(error,) * gathered.answers)
+        members = gathered.members
+        return None if members is None else self._as_one(members, gathered.answers), gathered.refused
+
+    def stack(self, exposure: Exposure) -> Exposure:
+        """A triplet with its images on each other. In the order in which triplets came: their drift is followed.
+
+        FrameError where the references do not fit.
+        """
+        members = exposure.members
+        images = [image for one in members for image in self._images(one)]
+        numbers = tuple(one.message.number for one in members)
+        places = numbers if len(numbers) == len(images) else (0,) * len(images)  # of one message no order is known
+        aligned = self._aligner.align(images, exposure.frame.sampling_A, exposure.epoch, places)
+        frame = replace(exposure.frame, pixels=aligned.pixels, mask=aligned.mask)
+        return replace(
+            exposure,
+            message=replace(exposure.message, pixels=frame.pixels, mask=frame.mask),
+            frame=frame,
+            members=(),
+            triplet=Triplet(numbers, aligned.drift_px, aligned.doubt),
+        )
 
     def check_repeated(self, series: str | int | None, number: int) -> None:
         """FrameError for a frame of a triplet by `series` that came before, so that its dose is not booked again."""
@@ -57,47 +75,29 @@ class Stacker:
         """Frames that wait for others."""
         return self._assembler.waiting
 
-    def _stack(self, members: Sequence[Exposure], answers: int) -> Exposure:
-        images = [image for one in members for image in self._images(one)]
-        newest = max(members, key=lambda one: one.message.number)
-        numbers = tuple(one.message.number for one in members)
-        places = numbers if len(numbers) == len(images) else (0,) * len(images)  # of one message no order is known
-        aligned = self._aligner.align(images, newest.frame.sampling_A, newest.epoch, places)
-        return self._as_one(members, newest, aligned, answers)
-
     def _images(self, exposure: Exposure) -> list[Image]:
         pixels, mask = exposure.frame.pixels, exposure.frame.mask
         return [read_image(one, mask, self._references) for one in (pixels if pixels.ndim == 3 else pixels[None])]
 
-    def _as_one(
-        self,
-        members: Sequence[Exposure],
-        newest: Exposure,
-        aligned: Aligned,
-        answers: int,
-    ) -> Exposure:
+    def _as_one(self, members: Sequence[Exposure], answers: int) -> Exposure:
         """The exposure that the three are from now on: it came when the last of them did."""
+        newest = max(members, key=lambda one: one.message.number)
         last = max(members, key=lambda one: one.arrival_s)
         doses = [one.frame.dose_e_A2 for one in members]
         defoci = [one.message.defocus_A for one in members]
         known = [dose for dose in doses if dose is not None]
-        frame = Frame(
-            pixels=aligned.pixels,
-            sampling_A=newest.frame.sampling_A,
-            mask=aligned.mask,
-            dose_e_A2=sum(known) if len(known) == len(doses) else None,
-            defocus_A=None if None in defoci else tuple(value for defocus in defoci for value in defocus or ()),
-            voltage_kV=newest.frame.voltage_kV,
-        )
+        defocus_A = None if None in defoci else tuple(value for defocus in defoci for value in defocus or ())
         return replace(
             last,
-            message=replace(newest.message, pixels=frame.pixels, mask=frame.mask, defocus_A=frame.defocus_A),
-            frame=frame,
+            message=replace(newest.message, defocus_A=defocus_A),
+            frame=replace(
+                newest.frame, dose_e_A2=sum(known) if len(known) == len(doses) else None, defocus_A=defocus_A
+            ),
             decoded_s=self._now(),
             interval_s=self._interval_s(members, newest, last),
             dose_total_e_A2=max(one.dose_total_e_A2 for one in members),
             frames=answers,
-            triplet=Triplet(tuple(one.message.number for one in members), aligned.drift_px, aligned.doubt),
+            members=tuple(members),
         )
 
     def _interval_s(self, members: Sequence[Exposure], newest: Exposure, last: Exposure) -> float | None:

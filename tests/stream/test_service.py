@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from engine import CONTAMINATED, EDGE, Atoms, load_detector
+from engine.drift import Registration
 from engine.errors import ConfigError, DeviceError, FrameError
 from engine.frame import Frame
 from engine.gpu_detector import GpuDetector
@@ -452,6 +453,42 @@ class TestTriplets:
                 "atomstream_drift_uncertain_total", {"source": "camera"}
             )
         assert counted == 1
+
+    def test_however_long_a_drift_takes_the_newest_triplet_is_the_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def held_up(*_: object, **__: object) -> Registration:
+            begun.set()
+            go_on.wait(PATIENCE_S)
+            return Registration((0.0, 0.0), 0.0)
+
+        monkeypatch.setattr("stream.alignment.register", held_up)
+        with bench(FakeDetector(TRIPLETS), max_drift=1.6) as peers:
+            peers.send(0, np.ones((3, 32, 32), np.uint16))
+            assert begun.wait(PATIENCE_S)
+            for number in range(1, 30):  # more than wait inside ZeroMQ
+                peers.send(number, np.ones((3, 32, 32), np.uint16))
+            wait_until(lambda: peers.source.accounting.totals().dropped == {"superseded": 28})
+            go_on.set()
+            assert [peers.next("atoms").header["frame"] for _ in range(2)] == [0, 29]
+
+    def test_drift_is_followed_in_order_though_several_frames_are_worked_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[float] = []
+
+        def noted(reference: Any, moved: Any, **_: object) -> Registration:
+            seen.append(float(reference[0, 0]))
+            time.sleep(0.005)
+            return Registration((0.0, 0.0), 0.0)
+
+        monkeypatch.setattr("stream.alignment.register", noted)
+        with bench(FakeDetector(TRIPLETS), policy="lossless", max_drift=1.6, frames_at_once=3) as peers:
+            for number in range(12):
+                peers.send(number, np.full((3, 32, 32), 100 + number, np.uint16))
+            assert [peers.next("atoms").header["frame"] for _ in range(12)] == list(range(12))
+        assert seen == sorted(seen)
+        assert len(set(seen)) == 12
 
     def test_one_message_of_three_images(self) -> None:
         with bench(FakeDetector(TRIPLETS), policy="lossless") as peers:
