@@ -1,7 +1,7 @@
 """Exposures of one image in, exposures of three out: gathered as they come, then corrected and their drift taken out.
 
-Which three belong together costs nothing and is decided in the receive thread. How they lie on each other is measured in
-an engine thread: a triplet that a newer one replaces costs nothing either.
+Which three belong together is decided in the receive thread and costs nothing. How they lie is measured in an engine
+thread: a triplet that a newer one replaces costs nothing either.
 """
 
 from __future__ import annotations
