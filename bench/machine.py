@@ -64,7 +64,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         | {
             "cores": setting.threads,
             "memory_GB": round(psutil.virtual_memory().total / 1e9, 1),
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
         },
         "model": {
             "name": setting.spec.name,

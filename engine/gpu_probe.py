@@ -86,7 +86,7 @@ def load_driver() -> Any | None:
 
 def _driver(driver: Any | None) -> Part:
     if driver is None:
-        return Part("driver", "no NVIDIA driver", f"install driver {_DRIVER} or newer, or use --device cpu")
+        return Part("driver", "no NVIDIA driver", f"install driver {_DRIVER} or newer; the CPU goes without")
     cuda = ctypes.c_int(0)
     status = driver.cuDriverGetVersion(ctypes.byref(cuda))
     said = f"for CUDA {cuda.value // 1000}.{cuda.value % 1000 // 10}"

@@ -82,8 +82,8 @@ def build(
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ModelError(
-            f"Expected {edition.name} to build an engine, got {logger.last()}: free GPU memory, update the driver, "
-            "or use --device cpu"
+            f"Expected {edition.name} to build an engine, got {logger.last()}: free GPU memory, or update the "
+            "driver; the CPU goes without"
         )
     return Built(bytes(engine), bytes(kept.serialize()) if kept is not None else b"")
 

@@ -48,10 +48,12 @@ _ATOM_TYPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which movies, with what, to where."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="MOVIE", help=".npy, .tif, .png or .mrc")
+    parser.add_argument("files", nargs="+", type=Path, metavar="MOVIE", help="of the kinds that replay reads")
     parser.add_argument("--output", type=Path, required=True, metavar="TABLE", help="of atoms: .parquet or .csv")
     parser.add_argument("--model", default="graphene", help="a shipped model, or the path of a spec .json (graphene)")
-    parser.add_argument("--sampling", type=float, metavar="A", help="A/px, for files that do not say it")
+    parser.add_argument(
+        "--sampling", type=float, metavar="A", help="A/px, for files that do not say it, or say it wrongly"
+    )
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the movies: fills time_s")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
     add_covered_argument(parser)

@@ -89,7 +89,7 @@ def _middle(frame: Frame) -> Frame:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `atomstream detect`."""
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help=".npy, .tif, .png or .mrc; (T, H, W) and (T, 3, H, W) too"
+        "files", nargs="+", type=Path, metavar="FILE", help="frames of the kinds that replay reads; triplets too"
     )
     parser.add_argument("--model", default="graphene", help="a shipped model, or the path of a spec .json (graphene)")
     parser.add_argument(

@@ -26,10 +26,9 @@ def model_list(names: tuple[str, ...]) -> str:
     if not names:
         return "No model is installed: install Atomstream again, or give the path of a spec .json of your own"
     specs = [ModelSpec.read(find_spec(name)) for name in names]
-    return "\n".join(
-        f"{spec.name:<12} {spec.version:<8} {spec.family:<16} {', '.join(spec.classes):<8} {_sampling(spec)}".rstrip()
-        for spec in specs
-    )
+    rows = [(spec.name, spec.version, spec.family, ", ".join(spec.classes), _sampling(spec)) for spec in specs]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("   ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _sampling(spec: ModelSpec) -> str:

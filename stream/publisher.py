@@ -63,14 +63,13 @@ class Publisher:
 
 def model_header(spec: ModelSpec, backend: str) -> dict[str, Any]:
     """The keys of an `atoms` header that are the same for every frame."""
-    weights = next((digest for name, digest in sorted(spec.sha256.items()) if name.endswith(".onnx")), None)
     return {
         "columns": [
             {"name": name, "dtype": column.dtype.newbyteorder("<").str, "unit": _UNITS.get(name)}
             for name, column in Atoms.none().columns().items()
         ],
         "classes": spec.classes,
-        "model": {"name": spec.name, "version": spec.version, "sha256": weights},
+        "model": {"name": spec.name, "version": spec.version, "sha256": spec.sha256.get(f"{spec.name}.onnx")},
         "backend": backend,
     }
 

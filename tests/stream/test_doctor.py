@@ -58,6 +58,15 @@ class TestSelfTest:
         assert finding.wrong is wrong
         assert "with oracle, oracle f32" in finding.text
 
+    def test_of_another_family_it_is_enough_that_it_loads(
+        self, monkeypatch: pytest.MonkeyPatch, specimen: Specimen, tiny_model: Path
+    ) -> None:
+        monkeypatch.setattr(doctor, "read_specimen", lambda: specimen)
+        monkeypatch.setattr(doctor, "obstacle", lambda: "no GPU")
+        (finding,) = doctor.self_test(str(tiny_model))
+        assert not finding.wrong
+        assert finding.text.endswith("; no frame of test to try")
+
     def test_no_model_is_wrong(self, monkeypatch: pytest.MonkeyPatch, specimen: Specimen) -> None:
         monkeypatch.setattr(doctor, "read_specimen", lambda: specimen)
         (finding,) = doctor.self_test("grafene")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,11 @@ class TestAnswer:
     @pytest.mark.parametrize(("interval_s", "in_time"), [(0.033, True), (0.031, False), (None, None)])
     def test_in_time_is_within_the_frame_interval(self, interval_s: float | None, in_time: bool | None) -> None:
         assert answer(interval_s=interval_s).in_time is in_time
+
+
+def test_the_model_is_known_by_its_trained_weights_not_by_a_quantised_twin() -> None:
+    files = {"fake.int8.onnx": "1", "fake.int8.xml": "2", "fake.onnx": "3"}
+    assert model_header(replace(SPEC, sha256=files), "fake f32")["model"]["sha256"] == "3"
 
 
 def test_header_of_atoms() -> None:
