@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ class OpenVinoNetwork:
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": at_once}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+            # Networks that leave cores to others would all be bound to the first ones: two at half of their speed.
+            self._options["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
         self._at_once = at_once
         self._any = self._compile()
         self._settled: tuple[tuple[int, ...], Requests] | None = None

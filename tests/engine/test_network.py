@@ -130,16 +130,28 @@ def test_the_answer_does_not_depend_on_the_shapes_before(network):
     np.testing.assert_array_equal(network.infer(image).values, first)
 
 
-def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model):
+def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=1)
     core = network._core = CountingCore(network._core)
     network.settle((1, 1, 16, 16))
-    assert core.options == [{"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}]
+    asked = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+    assert core.options == [asked | {"ENABLE_CPU_PINNING": False}]
     with network.request((1, 1, 16, 16)) as request:
         compiled = request.get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert core.core.get_property("CPU", "CACHE_DIR") == ""
+
+
+@pytest.mark.parametrize(("threads", "bound"), [(1, False), (2, False), (4, True), (None, None)])
+def test_threads_are_bound_to_cores_only_where_they_take_all(tiny_model, monkeypatch, threads, bound):
+    """Else those of two networks are bound to the same ones."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=threads)
+    with network.request((1, 1, 64, 64)) as request:
+        said = request.get_compiled_model().get_property("ENABLE_CPU_PINNING")
+    assert bound is None or said is bound
 
 
 def test_threads_side_by_side_get_their_own_answers(tiny_model):
