@@ -52,7 +52,9 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model of the self-test."""
-    parser.add_argument("--model", default="graphene", help="reads a synthetic frame, where it is of graphene (graphene)")
+    parser.add_argument(
+        "--model", default="graphene", help="reads a frame of graphene, where it is a model of it (graphene)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
