@@ -40,8 +40,12 @@ class Stacker:
             gathered = Gathered((exposure,), 1) if whole else self._assembler.add(exposure)
         except FrameError as error:
             return None, (error,)
-        members = gathered.members
-        return None if members is None else self._as_one(members, gathered.answers), gathered.refused
+        if gathered.members is None:
+            return None, gathered.refused
+        try:
+            return self._as_one(gathered.members, gathered.answers), gathered.refused
+        except Exception as error:  # whatever comes, every frame is accounted for
+            return None, (*gathered.refused, *(error,) * gathered.answers)
 
     def stack(self, exposure: Exposure) -> Exposure:
         """A triplet with its images on each other. In the order in which triplets came: their drift is followed.

@@ -472,6 +472,17 @@ class TestTriplets:
             go_on.set()
             assert [peers.next("atoms").header["frame"] for _ in range(2)] == [0, 29]
 
+    def test_a_mistake_of_ours_drops_all_three_and_the_next_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bench(FakeDetector(TRIPLETS), policy="lossless", triplets="count", max_drift=1.6) as peers:
+            with monkeypatch.context() as broken:
+                broken.setattr("stream.alignment.register", lambda *_, **__: 1 / 0)
+                for number in range(3):
+                    peers.send(number, np.ones((32, 32), np.uint16))
+                assert peers.until_settled(3) == {"internal": 3}
+            for number in range(3, 6):
+                peers.send(number, np.ones((32, 32), np.uint16))
+            assert peers.next("atoms").header["members"] == [3, 4, 5]
+
     def test_drift_is_followed_in_order_though_several_frames_are_worked_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

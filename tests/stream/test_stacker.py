@@ -201,6 +201,13 @@ class TestBooks:
             stack(*[image()] * 3, by=stacker(References(dark=np.zeros((4, 4), np.float32))))
         assert caught.value.reason == "shape_out_of_range"
 
+    def test_a_mistake_of_ours_refuses_all_three(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        by = stacker()
+        monkeypatch.setattr(by, "_interval_s", lambda *_: 1 / 0)
+        results = [by.add(exposure(number, image())) for number in range(3)]
+        assert [ready for ready, _ in results] == [None] * 3
+        assert [type(error) for error in results[2][1]] == [ZeroDivisionError] * 3
+
     def test_members_given_up(self) -> None:
         by = stacker(triplet_timeout=1.0)
         by.add(exposure(0, image(), 5.0))
