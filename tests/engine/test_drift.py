@@ -61,6 +61,16 @@ class TestAsScikitImage:
         np.testing.assert_allclose(ours, theirs, atol=0.06)
         np.testing.assert_allclose(ours, np.negative(shift), atol=0.06)
 
+    def test_in_noise_as_strong_as_the_contrast_ours_is_the_nearer(self) -> None:
+        shift = (4.4, -1.7)
+        reference, moved = textured((128, 128)), shifted(textured((128, 128)), shift)
+        noise = np.random.default_rng(5).normal(0, reference.std(), (2, 128, 128)).astype(np.float32)
+        images = reference + noise[0], moved + noise[1]
+        theirs, _, _ = phase_cross_correlation(*images, upsample_factor=100, normalization=None)
+        ours = register(*images, finest_px=8, within_px=16).shift
+        np.testing.assert_allclose(ours, np.negative(shift), atol=0.06)
+        assert np.hypot(*np.add(ours, shift)) < np.hypot(*np.add(theirs, shift))
+
 
 class TestMeasured:
     def test_inverted_contrast_counts_like_the_other(self) -> None:
