@@ -52,6 +52,8 @@ class WaveStore:
                     f"{self.folder}: expected nobody else to write here, got another `atomstream-train simulate` that "
                     "does: let it end, or choose another --folder"
                 ) from None
+            except OSError:  # a file system that has no locks, as those of clusters may, goes without
+                pass
             yield
         finally:
             os.close(lock)

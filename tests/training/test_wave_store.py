@@ -138,6 +138,15 @@ class TestAlone:
         with WaveStore(folder, MADE_OF).alone():
             assert folder.is_dir()
 
+    def test_a_file_system_without_locks_goes_without(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(*_: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr("fcntl.flock", unknown)
+        with WaveStore(folder, MADE_OF).alone():
+            WaveStore(folder, MADE_OF).begin(1)
+        assert names(folder) == ["zarr.json"]
+
 
 class TestAnotherRecipe:
     @pytest.mark.parametrize(
