@@ -125,7 +125,8 @@ def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
 def describe_fit(checkpoint: Path) -> str:
     """How long the fit of a checkpoint took, for the model's card."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return f"fit: {state['step']} steps, {state.get('seconds', 0.0) / 60:.0f} minutes"
+    seconds = state.get("seconds", math.nan)
+    return f"fit: {state['step']} steps" + (f", {seconds / 60:.0f} minutes" if math.isfinite(seconds) else "")
 
 
 def _ema() -> Callable[..., None]:
@@ -174,7 +175,7 @@ def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torc
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"]), float(state.get("seconds", 0.0))
+    return int(state["step"]), float(state.get("seconds", math.nan))  # older ones did not count
 
 
 @contextmanager

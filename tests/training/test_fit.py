@@ -89,6 +89,8 @@ class TestFit:
         assert same(resumed, expected)
         assert same(read_network(parts / "checkpoint.pt", recipe), expected)
         assert describe_fit(parts / "checkpoint.pt") == f"fit: {recipe.all_steps} steps, 10 minutes"
+        torch.save({name: value for name, value in checkpoint.items() if name != "seconds"}, parts / "checkpoint.pt")
+        assert describe_fit(parts / "checkpoint.pt") == f"fit: {interrupted_at} steps"
 
     @pytest.mark.usefixtures("always_saving")
     def test_steps_run_again_are_logged_once(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
