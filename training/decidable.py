@@ -29,7 +29,7 @@ LEAST_COSINE = 0.8
 _REACH_A = 1.3  # sigma of what is around a column
 _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
-_ONE_SIGN, _CLEARLY_ONE_SIGN = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
+_MOSTLY, _CLEARLY = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
 _NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
@@ -88,8 +88,7 @@ def gold_sign(
     and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
     """
     contrast = _contrast(images[0], positions_A[0], sampling_A)
-    clear = abs(contrast.sum()) > _CLEARLY_ONE_SIGN * np.abs(contrast).sum()
-    return bool(clear) and (bool(contrast.sum() < 0) or _six_neighbours(positions_A[0]))
+    return _of_one_sign(contrast, _CLEARLY) and (bool(contrast.sum() < 0) or _six_neighbours(positions_A[0]))
 
 
 def crystal_sign(
@@ -128,8 +127,8 @@ def _six_neighbours(positions_A: NDArray[np.float64]) -> bool:
     return bool(np.quantile(neighbours, 0.75) >= 5)
 
 
-def _of_one_sign(contrast: NDArray[np.float32]) -> bool:
-    return bool(abs(contrast.sum()) > _ONE_SIGN * np.abs(contrast).sum())
+def _of_one_sign(contrast: NDArray[np.float32], share: float = _MOSTLY) -> bool:
+    return bool(abs(contrast.sum()) > share * np.abs(contrast).sum())
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
