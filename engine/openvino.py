@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not there: both then fall back on a stub
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent, both send nothing
 
 import openvino as ov  # noqa: E402
 
