@@ -43,7 +43,11 @@ _ATOM_TYPES = {
     "x": "float",
     "class": "text",
     "score": "float",
-} | {"sigma_pm": "float", "flags": "int", "nearest_A": "float", "sampling_A": "float"}
+    "sigma_pm": "float",
+    "flags": "int",
+    "nearest_A": "float",
+    "sampling_A": "float",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,8 +58,8 @@ class TestAsScikitImage:
         images = reference, shifted(reference, shift)
         theirs, _, _ = phase_cross_correlation(*images, upsample_factor=100, normalization=None)
         ours = register(*images, within_px=16).shift
-        np.testing.assert_allclose(ours, theirs, atol=0.06)
-        np.testing.assert_allclose(ours, np.negative(shift), atol=0.06)
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+        np.testing.assert_allclose(ours, np.negative(shift), atol=0.05)
 
     def test_in_noise_as_strong_as_the_contrast_ours_is_the_nearer(self) -> None:
         shift = (4.4, -1.7)

@@ -99,6 +99,15 @@ def test_gain_and_offset_do_not_matter(lattice: Lattice) -> None:
     assert lattice.decided(lattice.image((1, 1, 1)) * 1000 + 77)
 
 
+def spots(positions_A: NDArray[np.float64], brightness: NDArray[np.float64], sigma_A: float) -> NDArray[np.float32]:
+    """An even image with a spot at each position."""
+    y, x = (np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
+    image = np.ones((SIZE, SIZE))
+    for (row, column), one in zip(positions_A, brightness, strict=True):
+        image += one * np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * sigma_A**2))
+    return image.astype(np.float32)
+
+
 STEPS = {  # of gold's columns: two from each to its neighbours, A
     "100": ((0.0, 2.04), (2.04, 0.0)),
     "110": ((0.0, 2.88), (2.04, 1.44)),
@@ -118,11 +127,7 @@ class TestGold:
         shades = np.full(len(positions), brightness)
         if every_third is not None:
             shades[::3] = every_third
-        at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
-        image = np.ones((SIZE, SIZE))
-        for (y, x), shade in zip(positions, shades, strict=True):
-            image += shade * np.exp(-((at[0] - y) ** 2 + (at[1] - x) ** 2) / (2 * 0.35**2))
-        return gold_sign([image.astype(np.float32)], [positions], Sites.of_carbon(positions), SAMPLING_A)
+        return gold_sign([spots(positions, shades, 0.35)], [positions], Sites.of_carbon(positions), SAMPLING_A)
 
     @pytest.mark.parametrize("zone", STEPS)
     def test_dark_columns_are_decidable(self, zone: str) -> None:
@@ -150,13 +155,10 @@ class TestCrystal:
         corners = np.stack(np.mgrid[2:40:3.9, 2:40:3.9], axis=-1).reshape(-1, 2)
         positions = np.concatenate([corners, corners + 1.95])
         content = np.repeat(np.array([[1, 0], [0, 1]], np.uint8), len(corners), axis=0)
-        at = np.stack(np.mgrid[:SIZE, :SIZE] + 0.5) * SAMPLING_A
-        image = np.ones((SIZE, SIZE))
-        for (y, x), brightness in zip(positions, np.repeat([strontium, oxygen], len(corners)), strict=True):
-            image += brightness * np.exp(-((at[0] - y) ** 2 + (at[1] - x) ** 2) / (2 * 0.5**2))
+        image = spots(positions, np.repeat([strontium, oxygen], len(corners)), 0.5)
         kept = content[:, list(sought)].any(axis=1)
         sites = Sites(positions[kept], content[kept, 1], (38, 8), content[kept])
-        asked = ([image.astype(np.float32)], [sites.positions_A], sites, SAMPLING_A)
+        asked = ([image], [sites.positions_A], sites, SAMPLING_A)
         return column_sign(*asked), crystal_sign(*asked)
 
     @pytest.mark.parametrize(("strontium", "oxygen"), [(1.0, 0.3), (-1.0, -0.3), (1.0, 0.0), (1.0, 1.0)])
