@@ -6,6 +6,7 @@ Such a frame holds no information on where its atoms are; it is neither trained 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -73,7 +74,7 @@ def column_sign(
 
     Thick and thin columns may differ, so a majority is asked for, weighted with the contrast.
     """
-    return _of_one_sign(_contrast(images[0], positions_A[0], sampling_A))
+    return abs(_sign(_at(_detail(images[0], sampling_A), positions_A[0], sampling_A))) > _MOSTLY
 
 
 def gold_sign(
@@ -86,9 +87,17 @@ def gold_sign(
 
     Columns of [110] and [111] have six neighbours: bright ones leave a honeycomb dark, dark ones do not. Those of [100]
     and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
+    Half way to a neighbour it must be the other way round, or the picture is that of a lattice half a step further. Not
+    so of [100], whose negative has its columns in the middle of four.
     """
-    contrast = _contrast(images[0], positions_A[0], sampling_A)
-    return _of_one_sign(contrast, _CLEARLY) and (bool(contrast.sum() < 0) or _six_neighbours(positions_A[0]))
+    positions = positions_A[0]
+    detail = _detail(images[0], sampling_A)
+    pairs, neighbours = _nearest(positions)
+    contrast = _at(detail, positions, sampling_A)
+    sign = _sign(contrast)
+    step = _sign(contrast[pairs].mean(axis=1) - _at(detail, positions[pairs].mean(axis=1), sampling_A))
+    told = sign < 0 or neighbours == 6
+    return told and abs(sign) > _CLEARLY and (neighbours == 4 or step * math.copysign(1, sign) > _CLEARLY)
 
 
 def crystal_sign(
@@ -107,28 +116,24 @@ def crystal_sign(
     at, inside = _pixels(positions_A[0], detail.shape, sampling_A)
     weight, (y, x) = strengths(sites)[inside], at.T
     stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
-    return bool(stands_out) and _of_one_sign(detail[y, x])
+    return bool(stands_out) and abs(_sign(detail[y, x])) > _MOSTLY
 
 
-def _contrast(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> NDArray[np.float32]:
-    """Of each column in the image, over 0 where it is bright."""
-    detail = _detail(image, sampling_A)
-    at, _ = _pixels(positions_A, detail.shape, sampling_A)
-    return detail[at[:, 0], at[:, 1]]
+def _sign(contrast: NDArray[np.float32]) -> float:
+    """-1: all are dark, 1: all bright, 0: as much of one as of the other. NaN, out of view, does not count."""
+    size = float(np.nansum(np.abs(contrast)))
+    return float(np.nansum(contrast)) / size if size else 0.0
 
 
-def _six_neighbours(positions_A: NDArray[np.float64]) -> bool:
-    """Do the inner ones of these (N, 2) positions have six neighbours, nearly equally far?"""
+def _nearest(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
+    """Pairs (M, 2) of nearest neighbours among (N, 2) positions, and how many inner ones have: 2, 4, 6; 0: too few."""
     if len(positions_A) < 7:
-        return False
+        return np.empty((0, 2), np.intp), 0
     tree = cKDTree(positions_A)
-    nearest_A = np.median(tree.query(positions_A, k=2)[0][:, 1])
-    neighbours = tree.query_ball_point(positions_A, _NEIGHBOURS * nearest_A, return_length=True) - 1
-    return bool(np.quantile(neighbours, 0.75) >= 5)
-
-
-def _of_one_sign(contrast: NDArray[np.float32], share: float = _MOSTLY) -> bool:
-    return bool(abs(contrast.sum()) > share * np.abs(contrast).sum())
+    reach_A = _NEIGHBOURS * np.median(tree.query(positions_A, k=2)[0][:, 1])
+    each = tree.query_ball_point(positions_A, reach_A, return_length=True) - 1
+    inner = np.quantile(each, 0.75)
+    return tree.query_pairs(reach_A, output_type="ndarray"), 6 if inner >= 5 else 4 if inner >= 3 else 2
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
@@ -136,6 +141,14 @@ def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32
     image = image - image.mean()  # what rounding leaves of an even image is no contrast
     around = cv2.GaussianBlur(image, (0, 0), _REACH_A / sampling_A, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(image - around, np.float32)
+
+
+def _at(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> NDArray[np.float32]:
+    """The image at (N, 2) positions, NaN out of view."""
+    at, inside = _pixels(positions_A, image.shape, sampling_A)
+    values = np.full(len(positions_A), np.nan, np.float32)
+    values[inside] = image[at[:, 0], at[:, 1]]
+    return values
 
 
 def _pixels(

@@ -137,6 +137,19 @@ class TestGold:
     def test_bright_columns_are_where_the_lattice_is_not_its_own_negative(self, zone: str, told: bool) -> None:
         assert self.decided(zone, 1.0) is told
 
+    @pytest.mark.parametrize("zone", ["110", "111", "211"])
+    def test_columns_no_darker_than_half_way_to_a_neighbour_are_not(self, zone: str) -> None:
+        counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
+        halves = counts @ np.array(STEPS[zone]) / 2 + SIZE * SAMPLING_A / 2
+        columns = np.all(counts % 2 == 0, axis=1)
+        between = ~columns if zone != "211" else (counts[:, 1] % 2 == 0) & ~columns
+        inside = np.hypot(*(halves - SIZE * SAMPLING_A / 2).T) < 14
+        positions = halves[columns & inside]
+        shades = np.where(columns, -0.4, np.where(between, -0.6, 0.0))[inside]
+        image = spots(halves[inside], shades, 0.35)
+        assert column_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
     @pytest.mark.parametrize("zone", STEPS)
     def test_neither_nothing_nor_a_mixture_is(self, zone: str) -> None:
         assert self.decided(zone, 0.0) is False

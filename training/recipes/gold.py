@@ -41,6 +41,8 @@ def gold() -> Recipe:
             Round(1200, 1e-3, beta=0.0),
             Round(7000, 1.5e-3),
             Round(2000, 6e-4, beta=0.0),
+            Round(7000, 1.5e-3),
+            Round(3000, 5e-4, beta=0.0),
         ),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )

@@ -41,5 +41,10 @@ def mos2() -> Recipe:
         crop_px=256,
         calm=nearly_round(images),
         calm_steps=1500,
-        rounds=(Round(6000, 2e-3, deeper=False), Round(3500, 1e-3, beta=0.0)),
+        rounds=(
+            Round(6000, 2e-3, deeper=False),
+            Round(3500, 1e-3, beta=0.0),
+            Round(1700, 1e-3),
+            Round(1500, 4e-4, beta=0.0),
+        ),
     )
