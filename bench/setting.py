@@ -28,8 +28,8 @@ class Setting:
     lossless_frames, memory_frames : int
     overload_s : float
         How long frames come faster than they can be processed.
-    triplets, analysed_frames : int
-        Settings of the microscope that drift is measured in; frames of the movie that is analysed.
+    triplets, drifts, analysed_frames : int
+        Settings of the microscope whose F1 is measured, whose drift; frames of the movie that is analysed.
     """
 
     model: str
@@ -44,6 +44,7 @@ class Setting:
     memory_frames: int = 10_000
     overload_s: float = 15.0
     triplets: int = 100
+    drifts: int = 400
     analysed_frames: int = 1_000
 
     def say(self, text: str) -> None:

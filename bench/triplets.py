@@ -29,13 +29,14 @@ _EACH = 20  # settings of the microscope that a specimen is seen with
 
 def measure_triplets(setting: Setting) -> dict[str, Any]:
     """What is known of drift needs no model; the rest is None where none for triplets ships or is given."""
-    specimens = make_specimens(max(1, setting.triplets // _EACH))
-    moved = list(triplets(specimens, mos2().images, setting.triplets, _SEED))
-    result: dict[str, Any] = {"drift": summarise([measure(one) for one in moved]), "path": None}
+    specimens = make_specimens(max(1, setting.drifts // _EACH))
+    drifts = [measure(one) for one in triplets(specimens, mos2().images, setting.drifts, _SEED)]
+    result: dict[str, Any] = {"drift": summarise(drifts), "path": None}
     model = find_model(setting)
     if model is None:
         setting.say(f"triplets: no model of three images ships, and --model is none; {result}")
         return result
+    moved = list(triplets(specimens, mos2().images, setting.triplets, _SEED))
     result |= _measure_path(model, setting, moved)
     still = list(triplets(specimens, mos2().images, setting.triplets, _SEED, most_px=0.0))
     with load_detector(model, precision=setting.precision, threads=setting.threads) as detector:
