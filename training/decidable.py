@@ -27,6 +27,7 @@ MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
 STRIDE_A = 12.0  # they lie at most this far from one another
 LEAST_COSINE = 0.8
+_ANYWHERE = 0.5  # least cosine of a window: in a grain turned against the others astigmatism may turn the sign
 _REACH_A = 1.3  # sigma of what is around a column
 _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
@@ -165,7 +166,7 @@ def decidable(
     positions_A: NDArray[np.float64],
     sampling_A: float,
 ) -> bool:
-    """True where the image's own contrast has the sign the atoms really have.
+    """True where the image's own contrast has the sign the atoms really have, in the mean clearly, nowhere not.
 
     Parameters
     ----------
@@ -180,7 +181,8 @@ def decidable(
         return False
     mean = float((weight * cosine).sum() / weight.sum())
     true_sign = float((weight * sign).sum())
-    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0
+    everywhere = (cosine * np.sign(mean)).min() >= _ANYWHERE
+    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0 and bool(everywhere)
 
 
 def _impulses(

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.decidable import FIRST_ORDER_A, column_sign, crystal_sign, decidable, gold_sign
+from training.decidable import (
+    FIRST_ORDER_A,
+    LEAST_COSINE,
+    _impulses,
+    _invariant,
+    column_sign,
+    crystal_sign,
+    decidable,
+    gold_sign,
+)
 from training.structures.structure import Sites
 
 SAMPLING_A = 0.25
@@ -63,6 +72,17 @@ def test_one_sign_for_all_is_decidable(sign: int, angle: float) -> None:
 @pytest.mark.parametrize("transfer", REVERSALS)
 def test_a_reversal_of_some_is_not(lattice: Lattice, transfer: tuple[int, ...]) -> None:
     assert not lattice.decided(lattice.image(transfer))
+
+
+def test_one_corner_that_says_the_opposite_is_enough_not_to_be() -> None:
+    # A grain in a corner of the field, whose reflections are reversed; in the mean of all windows the sign is clear.
+    lattice, edge = Lattice(), 5 * SIZE // 12
+    image = lattice.image((1, 1, 1))
+    image[:edge, :edge] = lattice.image((1, 1, -1))[:edge, :edge]
+    truth = _impulses(lattice.atoms_A, image.shape, SAMPLING_A)
+    cosine, _, weight = _invariant(image - image.mean(), truth, SAMPLING_A)
+    assert abs((cosine * weight).sum() / weight.sum()) > LEAST_COSINE
+    assert not lattice.decided(image)
 
 
 def test_a_reversal_shows_a_perfect_lattice_nonetheless(lattice: Lattice) -> None:

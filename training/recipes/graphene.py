@@ -31,5 +31,7 @@ def graphene() -> Recipe:
             Round(3000, 4e-4, beta=0.0),
             Round(1600, 8e-4),
             Round(1400, 4e-4, beta=0.0),
+            Round(1800, 8e-4),
+            Round(1600, 3e-4, beta=0.0),
         ),
     )
