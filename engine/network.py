@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cores import usable_cores
 from engine.errors import ModelError
 from engine.openvino import ov
 from engine.spec import ModelSpec
@@ -135,7 +135,7 @@ class OpenVinoNetwork:
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
             # Networks that leave cores to others would all be bound to the first ones: two at half of their speed.
-            self._options["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
+            self._options["ENABLE_CPU_PINNING"] = threads >= usable_cores()
         self._at_once = at_once
         self._any = self._compile()
         self._settled: tuple[tuple[int, ...], Requests] | None = None

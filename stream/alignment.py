@@ -17,6 +17,7 @@ from stream.references import References
 
 _FINEST_A = 0.8  # an image of a microscope holds nothing finer
 _COARSE_A = 0.25  # drift is measured on pixels of up to this size
+_MOST_PX = 512  # of these along an axis, in the middle: more take seconds and tell no more
 _CONTRADICTION_A = 0.12  # three shifts seldom disagree by more where they are right, two of 292 less where one slipped
 _AS_WELL = 0.95  # a rival that fits so well: seldom where the drift is what was found, nearly always where it is not
 _MIDDLE = 1
@@ -176,13 +177,15 @@ def _move_mask(mask: NDArray[np.bool_], shift: Shift) -> NDArray[np.bool_]:
 
 
 def _reduce(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    if factor == 1:
-        return image
-    height, width = (size // factor for size in image.shape)
+    """The middle of an image on pixels `factor` times as large."""
+    height, width = (min(size // factor, _MOST_PX) for size in image.shape)
     if min(height, width) == 0:
         return image
-    whole = image[: height * factor, : width * factor]
-    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    top, left = ((size - factor * kept) // 2 for size, kept in zip(image.shape, (height, width), strict=True))
+    middle = image[top : top + factor * height, left : left + factor * width]
+    if factor == 1:
+        return middle
+    return np.asarray(cv2.resize(middle, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _as_shift(shift: NDArray[np.float64]) -> Shift:

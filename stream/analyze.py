@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from engine.cores import usable_cores
 from engine.detector import load_detector
 from engine.errors import ConfigError, FileError
 from stream.blocks import FRAME_NUMBERS, Block, Job, Rows, analyse_block
@@ -151,7 +152,7 @@ def write_tables(
 
 def _work(job: Job, blocks: Sequence[Block], parts: Parts, options: argparse.Namespace, total: int) -> None:
     console = Console(stderr=True)
-    workers = min(options.workers or os.cpu_count() or 1, max(1, len(blocks)))
+    workers = min(options.workers or usable_cores(), max(1, len(blocks)))
     if not blocks:
         return
     if options.scheduler:

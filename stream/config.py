@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args, get_type_hints
 
+from engine.cores import usable_cores
 from engine.errors import ConfigError, FileError, ModelError
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -199,7 +199,7 @@ class ServeConfig:
         """Frames in the network at once."""
         if self.frames_at_once is not None:
             return self.frames_at_once
-        return 1 if self.policy == "latest" else min(_MOST_SIDE_BY_SIDE, self.threads or os.cpu_count() or 1)
+        return 1 if self.policy == "latest" else min(_MOST_SIDE_BY_SIDE, self.threads or usable_cores())
 
 
 def join_sources(configs: Sequence[ServeConfig]) -> tuple[ServeConfig, ...]:
@@ -213,7 +213,7 @@ def join_sources(configs: Sequence[ServeConfig]) -> tuple[ServeConfig, ...]:
                     f"{name}: expected {what} of its own for each source, got {value!r} {values.count(value)} times: "
                     f"set another {name} below its [[source]]"
                 )
-    share = max(1, (os.cpu_count() or 1) // len(configs))
+    share = max(1, usable_cores() // len(configs))
     alone = len(configs) == 1
     return tuple(one if alone or one.threads is not None else replace(one, threads=share) for one in configs)
 

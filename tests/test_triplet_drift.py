@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,3 +61,14 @@ def test_a_steady_one_is_followed_further(specimen: Specimen) -> None:
         found = aligner.align([read_image(image, None, References()) for image in images], SAMPLING_A, 1)
         np.testing.assert_allclose(found.drift_px, [by, 0 * by, -by], atol=0.3)
         assert found.doubt is None
+
+
+def test_of_a_large_image_the_middle_tells() -> None:
+    rng = np.random.default_rng(6)
+    pattern = cv2.GaussianBlur(rng.normal(size=(700, 600)).astype(np.float32), (0, 0), 2.0)
+    images = [np.roll(pattern, by, axis=(0, 1)) for by in ((3, -2), (0, 0), (-1, 4))]
+    for image in images:
+        image[:60] = rng.normal(size=(60, 600))  # shows nothing that all three have, and is not looked at
+    found = Aligner(1.5).align([read_image(image, None, References()) for image in images], 0.25, None)
+    np.testing.assert_allclose(found.drift_px, [(-3, 2), (0, 0), (1, -4)], atol=0.02)
+    assert found.pixels.shape == (3, 700, 600)

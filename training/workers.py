@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from time import monotonic
 from typing import Any, Self, TypeVar
 
 from engine import AtomstreamError, ConfigError, FileError
+from engine.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ def _most_processes() -> int:
 
     if device() == "gpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def _check_address(scheduler: str) -> None:

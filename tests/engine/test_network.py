@@ -131,7 +131,7 @@ def test_the_answer_does_not_depend_on_the_shapes_before(network):
 
 
 def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("engine.network.usable_cores", lambda: 4)
     network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=1)
     core = network._core = CountingCore(network._core)
     network.settle((1, 1, 16, 16))
@@ -147,7 +147,7 @@ def test_precision_latency_and_threads_are_said_and_nothing_is_cached(tiny_model
 @pytest.mark.parametrize(("threads", "bound"), [(1, False), (2, False), (4, True), (None, None)])
 def test_threads_are_bound_to_cores_only_where_they_take_all(tiny_model, monkeypatch, threads, bound):
     """Else those of two networks are bound to the same ones."""
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("engine.network.usable_cores", lambda: 4)
     network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=threads)
     with network.request((1, 1, 64, 64)) as request:
         said = request.get_compiled_model().get_property("ENABLE_CPU_PINNING")

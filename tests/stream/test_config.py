@@ -138,12 +138,12 @@ class TestSources:
         assert read_configs(write(tmp_path, config_text(configs)), {}) == configs
 
     def test_they_share_the_cores_unless_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        monkeypatch.setattr("stream.config.usable_cores", lambda: 8)
         text = self.TWO + "[[source]]\nsource_name = 'third'\nthreads = 5\n"
         configs = read_configs(write(tmp_path, text), {})
         assert [config.threads for config in configs] == [2, 2, 5]
         assert [config.side_by_side for config in configs] == [2, 1, 5]
-        monkeypatch.setattr("os.cpu_count", lambda: 1)
+        monkeypatch.setattr("stream.config.usable_cores", lambda: 1)
         assert [config.threads for config in read_configs(write(tmp_path, self.TWO), {})] == [1, 1]
         assert read_config(None, {}).threads is None
 
