@@ -37,6 +37,7 @@ _QUICK: dict[str, Any] = {
     "lossless_frames": 100,
     "memory_frames": 120,
     "overload_s": 2.0,
+    "drifts": 2,
     "triplets": 2,
     "analysed_frames": 40,
 }

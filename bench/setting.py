@@ -28,8 +28,10 @@ class Setting:
     lossless_frames, memory_frames : int
     overload_s : float
         How long frames come faster than they can be processed.
-    triplets, drifts, analysed_frames : int
-        Settings of the microscope whose F1 is measured, whose drift; frames of the movie that is analysed.
+    drifts, triplets : int
+        Settings of the microscope that drift is measured in, and F1 with drift and without.
+    analysed_frames : int
+        Of the movie that is analysed.
     """
 
     model: str

@@ -24,7 +24,7 @@ TARGET_FPS = 20
 _MODEL = "mos2"
 _SEED = 404  # of no set that is trained on or evaluated
 _SENT = 8  # triplets that are sent again and again
-_EACH = 20  # settings of the microscope that a specimen is seen with
+_EACH = 20  # settings of the microscope a specimen, for drift
 
 
 def measure_triplets(setting: Setting) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def register(
     if reference.shape != moved.shape:
         raise ValueError(f"Expected two images of one shape, got {reference.shape} and {moved.shape}: crop them alike")
     product = _product(reference, moved, finest_px)
-    if product is None:
-        return Registration((0.0, 0.0), 0.0)
+    if product is None:  # a constant image lies as well anywhere
+        return Registration((0.0, 0.0), 1.0)
     first, rival, signs = _search(product, reference.shape, finest_px, around, within_px)
     return Registration(_again(reference, moved, first, finest_px, signs), rival)
 

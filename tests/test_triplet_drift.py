@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bench.drift import SAMPLING_A, measure, triplets
-from stream.alignment import Aligner, read_image
+from engine.drift import Registration
+from stream.alignment import Aligned, Aligner, read_image
 from stream.references import References
 from tests.training.specimens import thin_sites
 from training.exit_waves import SAMPLING_A as WAVE_A
@@ -63,12 +64,41 @@ def test_a_steady_one_is_followed_further(specimen: Specimen) -> None:
         assert found.doubt is None
 
 
-def test_of_a_large_image_the_middle_tells() -> None:
+@pytest.mark.parametrize("hole", ["noise", "nothing"])
+def test_of_a_large_image_the_part_that_shows_most_tells(hole: str) -> None:
     rng = np.random.default_rng(6)
-    pattern = cv2.GaussianBlur(rng.normal(size=(700, 600)).astype(np.float32), (0, 0), 2.0)
+    pattern = cv2.GaussianBlur(rng.normal(size=(700, 1100)).astype(np.float32), (0, 0), 2.0)
     images = [np.roll(pattern, by, axis=(0, 1)) for by in ((3, -2), (0, 0), (-1, 4))]
-    for image in images:
-        image[:60] = rng.normal(size=(60, 600))  # shows nothing that all three have, and is not looked at
+    for image in images:  # more than half of it: the middle, and what lies right of it
+        image[:, 540:] = rng.normal(size=(700, 560)) * (0.1 if hole == "noise" else 0)
     found = Aligner(1.5).align([read_image(image, None, References()) for image in images], 0.25, None)
     np.testing.assert_allclose(found.drift_px, [(-3, 2), (0, 0), (1, -4)], atol=0.02)
-    assert found.pixels.shape == (3, 700, 600)
+    assert found.doubt is None
+    assert found.pixels.shape == (3, 700, 1100)
+
+
+def test_images_without_contrast_are_doubted() -> None:
+    flat = [read_image(np.full((64, 64), 5, np.float32), None, References())] * 3
+    found = Aligner(1.0).align(flat, 0.25, None)
+    assert found.drift_px == ((0.0, 0.0),) * 3
+    assert found.doubt is not None
+
+
+class TestThreeMeasurements:
+    """Shifts that are given, at 0.1 A/px, of images that need not show anything."""
+
+    def align(self, monkeypatch: pytest.MonkeyPatch, across: tuple[float, float]) -> Aligned:
+        given = iter([(1.0, 2.0), (-3.0, 0.5), across])
+        shifts = (Registration((y / 2, x / 2), 0.0) for y, x in given)  # on pixels twice as large
+        monkeypatch.setattr("stream.alignment.register", lambda *_, **__: next(shifts))
+        return Aligner(1.0).align([read_image(np.eye(64, dtype=np.float32), None, References())] * 3, 0.1, None)
+
+    def test_those_that_agree_nearly_are_made_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.align(monkeypatch, (-4.0 + 0.9, -1.5 - 0.6))  # 1.08 px
+        np.testing.assert_allclose(found.drift_px, [(0.7, 2.2), (0, 0), (-2.7, 0.3)], atol=1e-9)
+        assert found.doubt is None
+
+    def test_those_that_contradict_each_other_are_doubted_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.align(monkeypatch, (-4.0 + 1.0, -1.5 - 0.8))  # 1.28 px
+        np.testing.assert_allclose(found.drift_px, [(1.0, 2.0), (0, 0), (-3.0, 0.5)], atol=1e-9)
+        assert "contradict" in str(found.doubt)

@@ -27,7 +27,8 @@ MOS2_FIRST_ORDER_A = 2.74
 WINDOW_A = 15.0  # full width at half maximum of the windows
 STRIDE_A = 12.0  # they lie at most this far from one another
 LEAST_COSINE = 0.8
-_ANYWHERE = 0.5  # least cosine of a window: in a grain turned against the others astigmatism may turn the sign
+LEAST_IN_A_WINDOW = 0.5  # in a grain turned against the others astigmatism may turn the sign
+_COUNTS = 0.1  # of the largest weight: less is a window of next to no contrast
 _REACH_A = 1.3  # sigma of what is around a column
 _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
@@ -88,17 +89,19 @@ def gold_sign(
 
     Columns of [110] and [111] have six neighbours: bright ones leave a honeycomb dark, dark ones do not. Those of [100]
     and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
-    Half way to a neighbour it must be the other way round, or the picture is that of a lattice half a step further. Not
-    so of [100], whose negative has its columns in the middle of four.
+    Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
+    columns half a step further. Not so of [100], whose negative has its columns in the middle of four. Fewer than seven
+    columns make no lattice that could be told.
     """
     positions = positions_A[0]
     detail = _detail(images[0], sampling_A)
-    pairs, neighbours = _nearest(positions)
+    pairs, neighbours = _lattice(positions)
     contrast = _at(detail, positions, sampling_A)
-    sign = _sign(contrast)
-    step = _sign(contrast[pairs].mean(axis=1) - _at(detail, positions[pairs].mean(axis=1), sampling_A))
+    half_way = _at(detail, positions[pairs].mean(axis=1), sampling_A)
+    sign, over_half_way = _sign(contrast), _sign(contrast[pairs].mean(axis=1) - half_way)
     told = sign < 0 or neighbours == 6
-    return told and abs(sign) > _CLEARLY and (neighbours == 4 or step * math.copysign(1, sign) > _CLEARLY)
+    stands_out = neighbours == 4 or over_half_way * math.copysign(1, sign) > _CLEARLY
+    return neighbours > 0 and told and abs(sign) > _CLEARLY and stands_out
 
 
 def crystal_sign(
@@ -126,8 +129,8 @@ def _sign(contrast: NDArray[np.float32]) -> float:
     return float(np.nansum(contrast)) / size if size else 0.0
 
 
-def _nearest(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
-    """Pairs (M, 2) of nearest neighbours among (N, 2) positions, and how many inner ones have: 2, 4, 6; 0: too few."""
+def _lattice(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
+    """Pairs (M, 2) of neighbours among (N, 2) positions, and how many an inner one has: 2, 4, 6; 0: too few to tell."""
     if len(positions_A) < 7:
         return np.empty((0, 2), np.intp), 0
     tree = cKDTree(positions_A)
@@ -181,8 +184,8 @@ def decidable(
         return False
     mean = float((weight * cosine).sum() / weight.sum())
     true_sign = float((weight * sign).sum())
-    everywhere = (cosine * np.sign(mean)).min() >= _ANYWHERE
-    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0 and bool(everywhere)
+    least = float((cosine * np.sign(mean))[weight > _COUNTS * weight.max()].min())
+    return abs(mean) >= LEAST_COSINE and mean * true_sign > 0 and least >= LEAST_IN_A_WINDOW
 
 
 def _impulses(

@@ -29,7 +29,7 @@ def model(build_tiny_model):
 
 
 def setting_of(model, folder):
-    return Setting(str(model), "f32", ModelSpec.read(model), 1, folder, 1, 0.2, latency_s=0.5, triplets=2)
+    return Setting(str(model), "f32", ModelSpec.read(model), 1, folder, 1, 0.2, latency_s=0.5, triplets=2, drifts=2)
 
 
 def test_the_same_settings_with_drift_and_without(specimen):

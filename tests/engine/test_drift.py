@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.registration import phase_cross_correlation
 
-from engine.drift import move, register
+from engine.drift import Registration, move, register
 
 SAMPLING_A = 0.1
 BOND_A = 1.82  # of MoS2 in projection: its lattice vector is 3.16 A
@@ -96,11 +96,11 @@ class TestMeasured:
         assert (found.rival > 0.95) == told
         assert told or found.rival < 0.85
 
-    def test_without_a_lattice_nothing_else_fits(self) -> None:
+    def test_without_a_lattice_nothing_else_fits_as_well(self) -> None:
         reference = textured((128, 128))
         found = register(reference, shifted(reference, (5.0, -3.0)), within_px=10)
         np.testing.assert_allclose(found.shift, (-5, 3), atol=0.05)
-        assert register(reference, np.zeros_like(reference)).rival == 0
+        assert found.rival < 0.9
 
     def test_a_larger_drift_is_found_where_it_is_expected(self) -> None:
         """Without, the nearest lattice vector is taken: 40 pixels are more than one."""
@@ -116,9 +116,9 @@ class TestMeasured:
         ours = register(image, shifted(image, (9.0, 9.0)), around=(y, x), within_px=within_px).shift
         assert np.hypot(ours[0] - y, ours[1] - x) <= max(1.0, within_px) + 2.2
 
-    def test_constant_images_did_not_move(self) -> None:
+    def test_constant_images_did_not_move_as_far_as_anybody_can_tell(self) -> None:
         flat = np.full((32, 32), 7, np.float32)
-        assert register(flat, flat).shift == (0, 0)
+        assert register(flat, flat) == Registration((0, 0), 1)
 
     def test_two_shapes_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"one shape, got \(32, 32\) and \(32, 33\)"):

@@ -425,7 +425,7 @@ class TestTriplets:
         assert (totals.received, totals.processed, totals.waiting, totals.atoms_mean) == (3, 3, 0, 1)
         assert (header["frame"], header["series"], header["members"]) == (2, "a", [1, 2, 0])
         assert (header["dose_e_A2"], header["dose_total_e_A2"]) == (30, 30)
-        assert (header["drift_px"], header["drift_certain"]) == ([[0, 0]] * 3, True)
+        assert (header["drift_px"], header["drift_certain"]) == ([[0, 0]] * 3, False)  # constant images tell none
         assert frame.defocus_A == (-50, 0, 50)
         assert frame.pixels[:, 0, 0].tolist() == [1, 2, 0]
         assert answer.arrays["x"].tolist() == [1]

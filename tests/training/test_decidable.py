@@ -170,6 +170,21 @@ class TestGold:
         assert column_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
 
+    def test_of_a_square_lattice_it_may_be_as_dark_half_way(self) -> None:
+        counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
+        halves = counts @ np.array(STEPS["100"]) / 2 + SIZE * SAMPLING_A / 2
+        inside = np.hypot(*(halves - SIZE * SAMPLING_A / 2).T) < 14
+        columns, holes = (counts % 2 == 0).all(axis=1), (counts % 2 == 1).all(axis=1)
+        positions = halves[columns & inside]
+        image = spots(halves[inside], np.where(holes, 0.5, -0.5)[inside], 0.35)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is True
+
+    def test_a_few_columns_make_no_lattice(self) -> None:
+        positions = np.array([[20.0, 20.0], [20.0, 22.9], [22.0, 21.4]])
+        image = spots(positions, np.full(3, -0.5), 0.35)
+        assert column_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
     @pytest.mark.parametrize("zone", STEPS)
     def test_neither_nothing_nor_a_mixture_is(self, zone: str) -> None:
         assert self.decided(zone, 0.0) is False
