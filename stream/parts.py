@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -82,6 +83,6 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FileError(
-            f"{folder}: expected room for the parts, got {error.strerror}: free some, and run again; it goes on"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some, and run again; it goes on" if full else "choose an --output that can be written"
+        raise FileError(f"{folder}: expected room for the parts, got {error.strerror}: {remedy}") from None

@@ -99,7 +99,7 @@ def add_covered_argument(parser: argparse.ArgumentParser) -> None:
 def check_drift(max_drift_A: float) -> None:
     """ConfigError for what no drift can be."""
     if not 0 <= max_drift_A < 1e9:
-        raise ConfigError(f"--max-drift: expected a number of A from 0 on, got {max_drift_A:g}: correct it")
+        raise ConfigError(f"--max-drift: expected a number of A from 0 to 1e9, got {max_drift_A:g}: correct it")
 
 
 def model_channels(model: str) -> int:

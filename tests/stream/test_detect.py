@@ -118,7 +118,7 @@ def test_frames_that_are_no_triplets_are_told(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--sampling", "0.12", "--max-drift", "-1"], "--max-drift: expected a number of A from 0 on, got -1"),
+        (["--sampling", "0.12", "--max-drift", "-1"], "--max-drift: expected a number of A from 0 to 1e9, got -1"),
         (["--sampling", "3"], "expects a sampling"),  # no frame of the file can be processed
         ([], "state it with --sampling"),
         (["--sampling", "-1"], "--sampling: expected a number over 0"),
