@@ -46,5 +46,7 @@ def mos2() -> Recipe:
             Round(3500, 1e-3, beta=0.0),
             Round(1700, 1e-3),
             Round(1500, 4e-4, beta=0.0),
+            Round(1000, 8e-4),
+            Round(1200, 3e-4, beta=0.0),
         ),
     )
