@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ _EACH = 20  # settings of the microscope a specimen, for drift
 def measure_triplets(setting: Setting) -> dict[str, Any]:
     """What is known of drift needs no model; the rest is None where none for triplets ships or is given."""
     specimens = make_specimens(max(1, setting.drifts // _EACH))
-    drifts = [measure(one) for one in triplets(specimens, mos2().images, setting.drifts, _SEED)]
+    made = triplets(specimens, mos2().images, setting.drifts, _SEED)
+    moved = list(islice(made, setting.triplets))
+    drifts = [measure(one) for one in chain(moved, made)]  # the others are not kept: 3 MB each
     result: dict[str, Any] = {"drift": summarise(drifts), "path": None}
     model = find_model(setting)
     if model is None:
         setting.say(f"triplets: no model of three images ships, and --model is none; {result}")
         return result
-    moved = list(triplets(specimens, mos2().images, setting.triplets, _SEED))
     result |= _measure_path(model, setting, moved)
     still = list(triplets(specimens, mos2().images, setting.triplets, _SEED, most_px=0.0))
     with load_detector(model, precision=setting.precision, threads=setting.threads) as detector:
