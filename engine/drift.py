@@ -16,7 +16,8 @@ _REACH = 1.5  # pixels around the coarse peak that are refined
 _STILL = 0.01  # a shift below it is none: moving an image costs some of its finest detail
 _BORDER = 0.05  # of each side fades out
 _APART = 2.0  # pixels from one shift to another one, where nothing else is known
-_RINGS, _SECTORS = 8, 6  # cells of frequencies that keep one sign of contrast
+_RINGS, _SECTORS = 16, 6  # cells of frequencies that keep one sign of contrast
+_NOISE = 5.0  # times what a quiet cell holds: a cell of less is mostly noise
 _STEP = 0.5  # pixels from one shift that is looked at to the next
 _BEYOND = 4.0  # pixels beyond those allowed that are looked at: what fits there may rival
 _EIGHT = 8  # sides that Fourier transforms are quick with
@@ -101,7 +102,7 @@ def _search(
         rows, columns = cells.rows[begin:end], cells.columns[begin:end]
         values = product[rows, columns] * cells.weight[begin:end]
         part[:] = ((along_y[:, rows] * values) @ along_x[columns]).real
-    fits = np.abs(parts).sum(axis=0)
+    fits = _fits(parts)
     from_around = np.hypot((ys - around[0])[:, None], xs - around[1])
     allowed = from_around <= max(1.0, within_px)
     y, x = np.unravel_index(int(np.argmax(np.where(allowed, fits, -1))), fits.shape)
@@ -116,6 +117,19 @@ def _search(
     else:  # nothing tells one shift from another
         rival = 1.0
     return (float(ys[y]), float(xs[x])), max(0.0, rival), np.sign(parts[:, y, x]).astype(np.float32)
+
+
+def _fits(parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How well each shift fits all cells (N, Y, X) whatever their signs.
+
+    A strong cell, one of the lattice's spots, says the same of every period and would drown what tells them apart: it
+    counts with the root of its strength. What is weak is noise, and counts less.
+    """
+    sizes = np.abs(parts)
+    spread = sizes.std(axis=(1, 2), dtype=np.float64)  # a square of a square of counts
+    noise = _NOISE * float(np.quantile(spread, 0.25))
+    weight = np.sqrt(spread / np.maximum(spread**2 + noise**2, np.finfo(np.float32).tiny))
+    return np.asarray(np.tensordot(weight, sizes, axes=1), np.float32)
 
 
 def _grid(size: int, centre: float, within_px: float) -> NDArray[np.float64]:

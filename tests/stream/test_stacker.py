@@ -116,17 +116,21 @@ class TestDrift:
 
     @pytest.mark.parametrize(("apart_px", "doubted"), [(1.5, False), (3.9, True), (5.5, True)])
     def test_a_shift_that_a_lattice_vector_more_would_explain_as_well(self, apart_px: float, doubted: bool) -> None:
-        """Of a pattern that repeats every 16 pixels: 5.5 one way is 2.5 the other way, of another contrast."""
+        """Of a pattern that repeats every 16 pixels: 5.5 one way is 2.5 the other way, of another contrast.
+
+        Where the two images fall on different sides, that is told as a contradiction.
+        """
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        rng = np.random.default_rng(3)
 
         def pattern(shift: float) -> NDArray[np.float32]:
             waves = np.cos((rows - shift) * np.pi / 8) + np.cos(columns * np.pi / 8)
-            return (1000 + 40 * waves + np.random.default_rng(3).normal(0, 5, SHAPE)).astype(np.float32)
+            return (1000 + 40 * waves + rng.normal(0, 5, SHAPE)).astype(np.float32)
 
         by = stacker(max_drift=1.6)  # 8 px
         ready = stack(pattern(apart_px), pattern(0), pattern(apart_px), by=by)
         assert ready.triplet is not None
-        assert ("fits as well, a lattice vector away" in str(ready.triplet.drift_doubt)) == doubted
+        assert (ready.triplet.drift_doubt is not None) == doubted
         followed = stack(*[pattern(0)] * 3, by=by, first=3)
         np.testing.assert_allclose(drift(followed), [STILL] * 3, atol=0.05)
 
