@@ -100,6 +100,12 @@ def run(options: argparse.Namespace) -> int:
         drawn = draw_summary(summary, Path(f"{base}.summary.png"))
     parts.remove()
     _say(summary, drawn)
+    refused = sum(summary["frames_refused"].values())
+    if refused == summary["frames"]:
+        raise FileError(
+            f"{options.output}: expected frames that can be processed, got none of {refused}: "
+            "the table of frames says why"
+        )
     return 0
 
 

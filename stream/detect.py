@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 from rich.console import Console
 from rich.progress import Progress
 
@@ -86,6 +87,24 @@ def _middle(frame: Frame) -> Frame:
     return frame if frame.pixels.ndim == 2 else replace(frame, pixels=frame.pixels[len(frame.pixels) // 2])
 
 
+def _picture(options: argparse.Namespace, count: int) -> tuple[int, Path] | None:
+    """Which of so many frames is drawn, and where to."""
+    number, path = options.overlay_frame, options.overlay
+    if path is None:
+        if number is not None:
+            raise ConfigError(f"--overlay-frame: expected a picture to draw it in, got {number} alone: add --overlay")
+        return None
+    if not 0 <= (number or 0) < count:
+        raise ConfigError(f"--overlay-frame: expected 0 to {count - 1}, got {number}: choose one of these")
+    if path.resolve() in {each.resolve() for each in options.files}:
+        raise ConfigError(f"--overlay: expected a picture to write, got the recording {path}: rename it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--overlay: expected a picture to write, got {path} in a folder that is not there: make it")
+    if path.suffix and not cv2.haveImageWriter(path.name):
+        raise ConfigError(f"--overlay: expected a picture to write, such as atoms.png, got {path}: rename it")
+    return number or 0, path
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `atomstream detect`."""
     parser.add_argument(
@@ -98,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="-", metavar="TABLE", help=".csv or .parquet; -: CSV to stdout (-)")
     parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the recording: fills time_s")
     parser.add_argument("--overlay", type=Path, metavar="PICTURE", help="draw the atoms over one frame")
-    parser.add_argument("--overlay-frame", type=int, default=0, metavar="N", help="which, counted from 0 (0)")
+    parser.add_argument("--overlay-frame", type=int, metavar="N", help="which, counted from 0 (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
@@ -114,13 +133,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: correct it, or leave it out")
     check_drift(options.max_drift)
     count = count_samples(options.files, options.sampling, model_channels(options.model))
-    if options.overlay and not 0 <= options.overlay_frame < count:
-        raise ConfigError(
-            f"--overlay-frame: expected 0 to {count - 1}, got {options.overlay_frame}: choose one of these"
-        )
-    if options.overlay and options.overlay.resolve() in {path.resolve() for path in options.files}:
-        raise ConfigError(f"--overlay: expected a picture to write, got the recording {options.overlay}: rename it")
-    picture = (options.overlay_frame, options.overlay) if options.overlay else None
+    picture = _picture(options, count)
     output = None if options.output == "-" else Path(options.output)
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)

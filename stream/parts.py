@@ -21,7 +21,7 @@ _PLAN = "plan.json"
 
 
 class Parts:
-    """The folder of one analysis; FileError where it belongs to another one.
+    """The folder of one analysis; FileError where it holds parts of another one.
 
     Parameters
     ----------
@@ -35,13 +35,14 @@ class Parts:
         with _writing(folder):
             folder.mkdir(exist_ok=True)
             written = folder / _PLAN
-            if not written.exists():
-                _replace(written, text.encode())
-            elif written.read_text(encoding="utf-8") != text:
+            known = written.read_text(encoding="utf-8") if written.exists() else None
+            if known is not None and known != text and any(folder.glob("*.npz")):
                 raise FileError(
                     f"{folder}: expected the parts of this analysis, got those of other files, another model or other "
                     "options: give the ones of before, remove the folder, or choose another --output"
                 )
+            if known != text:
+                _replace(written, text.encode())
 
     def done(self, blocks: int) -> set[int]:
         """Numbers of the blocks that are there."""

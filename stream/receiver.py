@@ -129,12 +129,10 @@ class Receiver:
 
 def endpoint_error(option: str, endpoint: str, error: zmq.ZMQError) -> ConfigError:
     """One line for an endpoint that ZeroMQ refused."""
-    remedies = {
-        int(zmq.EADDRINUSE): "stop the other program, or choose another port",
-        int(zmq.EINVAL): "write it like tcp://127.0.0.1:5555",
-    }
     number = error.errno or 0
-    remedy = remedies.get(number, "choose an address of this machine")
-    return ConfigError(
-        f"{option}: expected an endpoint that is free, got {endpoint!r} ({zmq.strerror(number)}): {remedy}"
-    )
+    expected, remedy = {
+        int(zmq.EADDRINUSE): ("an endpoint that is free", "stop the other program, or choose another port"),
+        int(zmq.EINVAL): ("an endpoint", "write it like tcp://127.0.0.1:5555"),
+        int(zmq.EPROTONOSUPPORT): ("a tcp:// or ipc:// endpoint", "write it like tcp://127.0.0.1:5555"),
+    }.get(number, ("an endpoint of this machine", "choose one of its addresses"))
+    return ConfigError(f"{option}: expected {expected}, got {endpoint!r} ({zmq.strerror(number)}): {remedy}")

@@ -228,7 +228,7 @@ class TestResumed:
         self, tmp_path: Path, draw_frame: Draw, tiny_model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = movie(tmp_path, draw_frame, 3)
-        Parts(tmp_path / "a.csv.parts", {"other": 1})
+        Parts(tmp_path / "a.csv.parts", {"other": 1}).save(0, {"y": np.zeros(1)})
         assert main(command(tiny_model, tmp_path / "a.csv", path)) == 2
         assert "expected the parts of this analysis, got those of other files" in capsys.readouterr().err
 
@@ -288,6 +288,15 @@ class TestMistakes:
         path = movie(tmp_path, draw_frame, 3)
         assert main(command(tiny_model, tmp_path / "a.csv", path, "--scheduler", "nonsense://x")) == 2
         assert "--scheduler: expected a Dask scheduler, got 'nonsense://x'" in capsys.readouterr().err
+        assert main(command(tiny_model, tmp_path / "a.csv", path, "--workers", 1, "--sampling", 0.11)) == 0
+
+    def test_no_frame_that_can_be_processed(
+        self, tmp_path: Path, draw_frame: Draw, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = movie(tmp_path, draw_frame, 3)
+        assert main(command(tiny_model, tmp_path / "a.csv", path, "--workers", 1, "--sampling", 3)) == 2
+        assert "a.csv: expected frames that can be processed, got none of 3" in capsys.readouterr().err
+        assert len((tmp_path / "a.frames.csv").read_text().splitlines()) == 4
 
     def test_a_worker_that_dies(
         self, tmp_path: Path, draw_frame: Draw, tiny_model: Path, capsys: pytest.CaptureFixture[str]

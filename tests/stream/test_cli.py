@@ -44,7 +44,8 @@ class TestMistakes:
             (["serve", "--policy", "lossless"], "policy: expected socket 'pull' with policy 'lossless', got 'sub': "),
             (["serve", "--model", "no-such-model"], "got 'no-such-model': choose one of these"),
             (["serve", "--config", "no-such-file.toml"], "no-such-file.toml: expected a configuration file, got "),
-            (["watch", "--endpoint", "nowhere"], "endpoint: expected an endpoint that is free, got 'nowhere'"),
+            (["watch", "--endpoint", "http://x"], "expected a tcp:// or ipc:// endpoint, got 'http://x'"),
+            (["watch", "--endpoint", "nowhere"], "endpoint: expected an endpoint, got 'nowhere'"),
         ],
     )
     def test_one_line(self, capsys: pytest.CaptureFixture[str], argv: list[str], expected: str) -> None:

@@ -28,9 +28,16 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_those_of_another_plan_are_refused(tmp_path: Path) -> None:
-    Parts(tmp_path / "p", {"a": 1})
+    Parts(tmp_path / "p", {"a": 1}).save(0, {"y": np.zeros(1)})
     with pytest.raises(FileError, match="expected the parts of this analysis"):
         Parts(tmp_path / "p", {"a": 2})
+
+
+def test_a_folder_without_any_is_taken_over(tmp_path: Path) -> None:
+    Parts(tmp_path / "p", {"a": 1})
+    Parts(tmp_path / "p", {"a": 2}).save(0, {"y": np.zeros(1)})
+    with pytest.raises(FileError, match="expected the parts of this analysis"):
+        Parts(tmp_path / "p", {"a": 1})
 
 
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:

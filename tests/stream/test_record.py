@@ -213,7 +213,7 @@ class TestMistakes:
             (["--output", "absent/a.h5"], "expected a folder to record to"),
             (["--output", "a.h5", "--reserve-MB", "-1"], "--reserve-MB: expected a number from 0 to 10^9, got -1"),
             (["--output", "a.h5", "--max-message-MB", "nan"], "--max-message-MB: expected a number from 0 to 10^9"),
-            (["--output", "a.h5", "--endpoint", "nowhere"], "endpoint: expected an endpoint that is free"),
+            (["--output", "a.h5", "--endpoint", "nowhere"], "endpoint: expected an endpoint, got 'nowhere'"),
             (["--output", "a.h5", "--compression", "zip"], "argument --compression: invalid choice: 'zip'"),
             (["--repair", "absent.h5"], "absent.h5: expected a recording, got No such file"),
         ],
