@@ -13,6 +13,7 @@ from engine import ConfigError
 from engine.prepare import prepare
 from tests.training.specimens import ROUND
 from training.dataset import VIEWS, Samples, crop, loader
+from training.decidable import crystal_sign
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.recipes.recipe import Recipe, Round
@@ -50,7 +51,10 @@ def correlation(pixels: NDArray[np.float32], heat: NDArray[np.float32]) -> float
 def test_the_first_steps_are_calm(recipe: Recipe, specimens: list[Specimen]) -> None:
     calm = replace(recipe.images, dose_e_A2=(1e6, 1e6))
     of_two = replace(recipe, calm=calm, calm_steps=2)
-    assert [of_two.images_at(step) is calm for step in range(4)] == [True, True, False, False]
+    assert [of_two.images_at(step).dose_e_A2 == (1e6, 1e6) for step in range(4)] == [True, True, False, False]
+    taught = replace(of_two, taught=crystal_sign)
+    assert [taught.images_at(step).rule for step in (0, 3)] == [crystal_sign] * 2
+    assert taught.images.rule is not crystal_sign  # what is scored stays
     # Batches of two settings: samples 0 to 3 are of the calm steps, sample 4 is not.
     first, none = Samples(specimens, of_two), Samples(specimens, recipe)
     assert [bool(torch.equal(first[k][0], none[k][0])) for k in (0, 3, 4)] == [False, False, True]

@@ -15,6 +15,8 @@ from training.decidable import (
     crystal_sign,
     decidable,
     gold_sign,
+    graphene_hint,
+    graphene_sign,
 )
 from training.structures.structure import Sites
 
@@ -98,6 +100,16 @@ def test_a_reversal_shows_a_perfect_lattice_nonetheless(lattice: Lattice) -> Non
 def test_threefold_astigmatism_turns_the_sum_of_the_phases(lattice: Lattice, degrees: float, answer: bool) -> None:
     image = lattice.image((-np.exp(1j * np.radians(degrees / 3)),) * 3)
     assert lattice.decided(image) == answer
+
+
+@pytest.mark.parametrize(("degrees", "taught"), [(30, True), (50, True), (60, False), (130, False), (180, False)])
+def test_what_is_taught_may_be_less_clear_but_has_the_true_sign(
+    lattice: Lattice, degrees: float, taught: bool
+) -> None:
+    image = lattice.image((-np.exp(1j * np.radians(degrees / 3)),) * 3)
+    sites = Sites.of_carbon(lattice.atoms_A)
+    assert graphene_hint([image], [lattice.atoms_A], sites, SAMPLING_A) == taught
+    assert graphene_sign([image], [lattice.atoms_A], sites, SAMPLING_A) == (degrees < 37)
 
 
 def test_unequal_strengths_of_one_sign_are_decidable(lattice: Lattice) -> None:

@@ -5,6 +5,7 @@ Ranges follow Madsen et al. 2018, widened to what real cameras show.
 
 from __future__ import annotations
 
+from training.decidable import graphene_hint
 from training.ranges import ImageRanges, nearly_round
 from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.graphene import SheetRanges
@@ -22,6 +23,7 @@ def graphene() -> Recipe:
         specimens=640,
         held_out=64,
         crop_px=288,
+        taught=graphene_hint,
         calm=nearly_round(images),
         calm_steps=1500,
         rounds=(
@@ -33,5 +35,9 @@ def graphene() -> Recipe:
             Round(1400, 4e-4, beta=0.0),
             Round(1800, 8e-4),
             Round(1600, 3e-4, beta=0.0),
+            Round(5500, 8e-4),
+            Round(3000, 3e-4, beta=0.0),
+            Round(2000, 5e-4),
+            Round(1700, 2e-4, beta=0.0),
         ),
     )
