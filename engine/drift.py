@@ -18,6 +18,7 @@ _BORDER = 0.05  # of each side fades out
 _APART = 2.0  # pixels from one shift to another one, where nothing else is known
 _RINGS, _SECTORS = 16, 6  # cells of frequencies that keep one sign of contrast
 _NOISE = 5.0  # times what a quiet cell holds: a cell of less is mostly noise
+_LEAK = 0.02  # of what the strongest holds: of that every cell gets some, since images end
 _STEP = 0.5  # pixels from one shift that is looked at to the next
 _BEYOND = 4.0  # pixels beyond those allowed that are looked at: what fits there may rival
 _EIGHT = 8  # sides that Fourier transforms are quick with
@@ -127,7 +128,7 @@ def _fits(parts: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     sizes = np.abs(parts)
     spread = sizes.std(axis=(1, 2), dtype=np.float64)  # a square of a square of counts
-    noise = _NOISE * float(np.quantile(spread, 0.25))
+    noise = max(_NOISE * float(np.quantile(spread, 0.25)), _LEAK * float(spread.max()))
     weight = np.sqrt(spread / np.maximum(spread**2 + noise**2, np.finfo(np.float32).tiny))
     return np.asarray(np.tensordot(weight, sizes, axes=1), np.float32)
 

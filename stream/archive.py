@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.errors import ConfigError, FileError, FrameError
 from stream.accounting import GAPS
+from stream.exposure import DRIFT_COLUMNS, drift_row
 from stream.nexus import UNITS, annotate, describe, iso_time
 from stream.recording import Record
 
@@ -34,6 +35,8 @@ FRAME_COLUMNS = (
     | {f"{stage}_ms": "<f4" for stage in STAGES_MS}
     | {"in_time": "|i1", "count": "<i4", "atoms_start": "<i8", "atoms_stop": "<i8", "image": "<i8"}
     | {"covered": "<i4", "warnings": "<i4", "header": "<i4"}
+    | dict.fromkeys(DRIFT_COLUMNS, "<f4")
+    | {"drift_certain": "|i1"}
 )
 GAP_COLUMNS = {"first": "<i8", "count": "<i8", "reason": "|i1", "time": "<f8"}
 
@@ -166,7 +169,6 @@ class Archive:
         stages = header.get("stages_ms")
         stages = stages if isinstance(stages, dict) else {}
         answered = _finite(header.get("answered"))
-        in_time = header.get("in_time")
         return {
             "elapsed_s": answered - self._started,
             "record": _whole(header.get("record")),
@@ -178,10 +180,12 @@ class Archive:
             "width": _whole(width, 2**31),
             **{name: _finite(header.get(name)) for name in (*NUMBERS, "frame_interval_ms")},
             **{f"{stage}_ms": _finite(stages.get(stage)) for stage in STAGES_MS},
-            "in_time": int(in_time) if isinstance(in_time, bool) else -1,
+            "in_time": _yes_or_no(header.get("in_time")),
             "covered": _whole(header.get("covered"), 2**31),
             "warnings": self._text(header.get("warnings") or None),
             "header": self._text(header.get("header") or None),
+            **_drift(header.get("drift_px")),
+            "drift_certain": _yes_or_no(header.get("drift_certain")),
         }
 
     def _text(self, value: Any) -> int:
@@ -279,6 +283,16 @@ def _finite(value: Any) -> float:
         return float(value) if type(value) in (int, float) else float("nan")
     except OverflowError:  # a whole number that no float holds
         return float("nan")
+
+
+def _drift(value: Any) -> dict[str, float]:
+    """NaN for what is no three pairs: a recording goes on whatever serve says."""
+    pairs = value if isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value) else []
+    return drift_row([[_finite(one) for one in pair] for pair in pairs])
+
+
+def _yes_or_no(value: Any) -> int:
+    return int(value) if isinstance(value, bool) else -1
 
 
 def _whole(value: Any, most: int = 2**63) -> int:

@@ -19,6 +19,7 @@ from engine.atoms import Atoms
 from engine.errors import FileError
 from stream.accounting import GAPS
 from stream.archive import FRAME_COLUMNS, GAP_COLUMNS, import_h5py
+from stream.exposure import DRIFT_COLUMNS
 from stream.nexus import FORMAT
 
 _BLOCK = 256  # frames whose rows are read at once
@@ -73,7 +74,8 @@ class Archived:
             self.classes = tuple(str(name) for name in entry["atoms"].attrs["classes"])
             self.complete = bool(entry["complete"][()])
             self._atoms = {field.name: entry["atoms"][field.name] for field in fields(Atoms)}
-            self._frames = {name: entry["frames"][name] for name in FRAME_COLUMNS}
+            older = () if "drift_certain" in entry["frames"] else (*DRIFT_COLUMNS, "drift_certain")  # had none of these
+            self._frames = {name: entry["frames"][name] for name in FRAME_COLUMNS if name not in older}
             self._gaps = {name: entry["gaps"][name] for name in GAP_COLUMNS}
             self._texts = (entry["texts/bytes"], entry["texts/stop"])
             for column in (*self._atoms.values(), *self._frames.values(), *self._gaps.values(), *self._texts):

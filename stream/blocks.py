@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.detector import Detector, load_detector
 from engine.errors import FileError, FrameError
+from stream.exposure import DRIFT_COLUMNS, drift_row
 from stream.files import pixel_size_A, read_frames
 from stream.neighbours import find_vacancies, nearest_A
 from stream.samples import Samples
 
 Rows = dict[str, NDArray[Any]]
 
-FRAME_NUMBERS = ("sampling_A", "nearest_mean_A", "nearest_std_A", "score_mean", "sigma_mean_pm")
+VACANCY = "vacancy"  # how the names of classes begin that are places where an atom is missing
+FRAME_NUMBERS = ("sampling_A", "nearest_mean_A", "nearest_std_A", "score_mean", "sigma_mean_pm", *DRIFT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def analyse_block(job: Job, block: Block) -> Rows:
     detector = _loaded.get(job)
     if detector is None:
         detector = _loaded[job] = load_detector(job.model, "openvino", job.precision, threads=1)
+    vacant = np.array([name.startswith(VACANCY) for name in detector.spec.classes])
     atoms: list[Rows] = []
     frames: list[dict[str, float]] = []
     notes: list[tuple[str | None, list[str]]] = []
@@ -72,9 +75,10 @@ def analyse_block(job: Job, block: Block) -> Rows:
             refused: str | None = None
             warnings: tuple[str, ...] = ()
             found = Atoms.none()
+            drift_px: tuple[tuple[float, float], ...] = ()
             try:
                 sample = samples[number]
-                frame = sample.frame
+                frame, drift_px = sample.frame, sample.drift_px
                 warnings = (*detector.check(frame), *sample.warnings)
                 if _settled.get(job) != (frame.shape, size_A):
                     # Else the rows would depend on what a worker did before, and those of a resumed run differ.
@@ -84,15 +88,18 @@ def analyse_block(job: Job, block: Block) -> Rows:
             except (FileError, FrameError) as error:
                 refused = f"{getattr(error, 'reason', 'unreadable')}: {error}"
             positions_A = found.positions.astype(np.float64) * size_A
-            nearest = nearest_A(positions_A)
+            missing = vacant[found.class_id]
+            nearest = np.full(len(found), np.nan)
+            nearest[~missing] = nearest_A(positions_A[~missing])
             field_A = (recording.shape[0] * size_A, recording.shape[1] * size_A)
-            vacancies = len(find_vacancies(positions_A, field_A))
             shown = np.flatnonzero(job.covered | found.clear)
+            # A model that has learned vacancies knows them better than what is left of the bonds.
+            vacancies = missing[shown].sum() if vacant.any() else len(find_vacancies(positions_A, field_A))
             covered = len(found) - len(shown)
             found, nearest = found.select(shown), nearest[shown]
             row = {"movie": block.file, "frame": number, "height": recording.shape[0], "width": recording.shape[1]}
-            row |= {"covered": covered, "vacancies": vacancies}
-            frames.append(row | _measured(found, nearest, size_A))
+            row |= {"covered": covered, "vacancies": int(vacancies)}
+            frames.append(row | _measured(found, nearest, size_A) | drift_row(drift_px))
             atoms.append(_atom_rows(found, nearest, block.file, number, size_A))
             notes.append((refused, list(warnings)))
     rows: Rows = {name: np.concatenate([one[name] for one in atoms]) for name in atoms[0]}

@@ -105,6 +105,12 @@ class ServeConfig:
         choices=("series", "count", "defocus", "rolling"),
     )
     triplet_timeout: float = _option(5.0, "seconds that a triplet waits for its next member", least=0.01)
+    triplet_first: int | None = _option(
+        None,
+        "by count, the number of any frame that a triplet begins with: of a sender that counts from 1 and was met "
+        "halfway it cannot be told; unset: 1 where its first frame is 1, else 0",
+        least=0,
+    )
     max_drift: float = _option(
         1.0,
         "A that the specimen may move between two members beyond what it moved in the triplet before; "

@@ -5,11 +5,21 @@ Times named `_s` count from an arbitrary moment unless they say otherwise.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.atoms import Atoms
 from engine.frame import Frame
 from stream.header import Message
+
+DRIFT_COLUMNS = tuple(f"drift_{image}_{axis}_px" for image in ("first", "last") for axis in "yx")
+
+
+def drift_row(drift_px: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Drift of the first and of the last of three images as columns of a table; NaN for what is no triplet."""
+    known = (*drift_px[0], *drift_px[-1]) if len(drift_px) == 3 else (math.nan,) * 4
+    return dict(zip(DRIFT_COLUMNS, known, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +34,19 @@ class Triplet:
         The shift that was taken out of each image, in pixels.
     drift_doubt : str or None
         Why one of them may be off by a lattice vector.
+    focus_doubt : str or None
+        Why they may not be of three defoci.
     """
 
     members: tuple[int, ...]
     drift_px: tuple[tuple[float, float], ...]
     drift_doubt: str | None
+    focus_doubt: str | None = None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Both, where there are any."""
+        return tuple(one for one in (self.drift_doubt, self.focus_doubt) if one is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from stream.accounting import GAPS
+from stream.exposure import DRIFT_COLUMNS
 
 FORMAT = "atomstream-recording-1"
 UNITS = (
     {"y": "px", "x": "px", "sigma_pm": "pm", "elapsed_s": "s", "timestamp": "s", "answered": "s", "time": "s"}
     | {"sampling_A": "angstrom/px", "dose_e_A2": "1/angstrom^2", "dose_total_e_A2": "1/angstrom^2"}
+    | dict.fromkeys(DRIFT_COLUMNS, "px")
     | dict.fromkeys(("latency_ms", "age_ms", "clock_difference_ms", "frame_interval_ms"), "ms")
     | dict.fromkeys(("decode_ms", "wait_ms", "prepare_ms", "network_ms", "locate_ms"), "ms")
 )

@@ -102,7 +102,8 @@ class Recorder:
         self._written = self._expected - 1
         self._collected = 0
         self._room = self._free()
-        if self._full and self._room > 0:
+        # Once it was full, room for a while: at the edge it would be lost and gone on with several times a second.
+        if self._full and self._room >= _SETTLE_BYTES:
             self._full = False
             self._tell(f"{self._path}: there is room on the disk again, recording goes on")
         run = None if self._begin is None else self._begin["run"]
@@ -142,7 +143,7 @@ class Recorder:
             return  # sent again after a connection was lost
         self._miss(self._expected, number, "buffer_full")
         self._expected = number + 1
-        if self._collected + size > self._room:
+        if self._full or self._collected + size > self._room:
             self._lose_to_full_disk(number)
             return
         self._collected += size

@@ -27,6 +27,7 @@ class Sample:
 
     frame: Frame
     warnings: tuple[str, ...] = ()
+    drift_px: tuple[tuple[float, float], ...] = ()  # of each image of a triplet
 
 
 class Samples:
@@ -68,7 +69,7 @@ class Samples:
         read = [read_image(image, saturated(image, None), _NO_REFERENCES) for image in images]
         aligned = self._aligner.align(read, self._sampling_A, None)
         warnings = () if aligned.doubt is None else (aligned.doubt,)
-        return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), warnings)
+        return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), warnings, aligned.drift_px)
 
     def _check(self) -> None:
         path, frames = self._recording.path, len(self._recording)

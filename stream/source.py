@@ -224,9 +224,9 @@ class Source:
         # Not beside a GPU: who prepares may wait for a place that only who locates gives back.
         beside: AbstractContextManager[Any] = nullcontext() if self._detector.waits_for_device else self._beside_network
         exposure = self._stack(number, exposure, beside)
-        doubt = None if exposure.triplet is None else exposure.triplet.drift_doubt
+        doubts = () if exposure.triplet is None else exposure.triplet.doubts
         with beside:
-            warnings = (*self._detector.check(exposure.frame), *([] if doubt is None else [doubt]))
+            warnings = (*self._detector.check(exposure.frame), *doubts)
             frame = replace(exposure.frame, pixels=self._references.apply(exposure.frame.pixels))
             prepared = self._detector.prepare(frame)
         prepared_s = time.perf_counter()

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from engine.errors import FrameError
 from stream.alignment import Aligner, Image, read_image
 from stream.clock import FrameInterval
 from stream.config import ServeConfig
 from stream.exposure import Exposure, Triplet
 from stream.references import References
-from stream.triplets import Gathered, TripletAssembler
+from stream.triplets import Gathered, TripletAssembler, differ
 
 
 class Stacker:
@@ -25,7 +27,7 @@ class Stacker:
     def __init__(
         self, config: ServeConfig, references: References, now: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._assembler = TripletAssembler(config.triplets, config.triplet_timeout)
+        self._assembler = TripletAssembler(config.triplets, config.triplet_timeout, config.triplet_first)
         self._references = references
         self._aligner = Aligner(config.max_drift)
         self._rolling = config.triplets == "rolling"
@@ -37,7 +39,7 @@ class Stacker:
         """One more exposure: the triplet that is complete with it, and an error for each frame that is given up."""
         try:
             whole = exposure.message.pixels.ndim == 3
-            gathered = Gathered((exposure,), 1) if whole else self._assembler.add(exposure)
+            gathered = Gathered((_rising(exposure),), 1) if whole else self._assembler.add(exposure)
         except FrameError as error:
             return None, (error,)
         if gathered.members is None:
@@ -63,7 +65,7 @@ class Stacker:
             message=replace(exposure.message, pixels=frame.pixels, mask=frame.mask),
             frame=frame,
             members=(),
-            triplet=Triplet(numbers, aligned.drift_px, aligned.doubt),
+            triplet=Triplet(numbers, aligned.drift_px, aligned.doubt, _doubt_focus(frame.defocus_A)),
         )
 
     def check_repeated(self, series: str | int | None, number: int) -> None:
@@ -112,3 +114,27 @@ class Stacker:
         stated_s = None if message.frame_interval_s is None else 3 * message.frame_interval_s
         begun, self._begun = self._begun, True
         return self._interval.add(1 if begun else None, stated_s, message.timestamp_s, last.arrival_s)
+
+
+def _rising(exposure: Exposure) -> Exposure:
+    """A message of three images by rising defocus, as three messages are."""
+    defocus_A = exposure.message.defocus_A
+    if defocus_A is None or len(defocus_A) != len(exposure.message.pixels):
+        return exposure
+    order = np.argsort(defocus_A, kind="stable")
+    if (order == np.arange(len(order))).all():
+        return exposure
+    defocus_A = tuple(sorted(defocus_A))
+    pixels = exposure.message.pixels[order]  # COPY: seldom, a sender sends them as they were taken
+    return replace(
+        exposure,
+        message=replace(exposure.message, pixels=pixels, defocus_A=defocus_A),
+        frame=replace(exposure.frame, pixels=pixels, defocus_A=defocus_A),
+    )
+
+
+def _doubt_focus(defocus_A: tuple[float, ...] | None) -> str | None:
+    if defocus_A is None or differ([(one,) for one in defocus_A]):
+        return None
+    said = ", ".join(f"{one:g}" for one in defocus_A)
+    return f"A triplet expects three defoci, got {said} A: change the focus between the images, or send none"

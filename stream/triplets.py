@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from engine.errors import FrameError
 from stream.exposure import Exposure
@@ -18,6 +19,7 @@ RULES = ("series", "count", "defocus", "rolling")
 _SIZE = 3
 _MAX_OPEN = 4  # triplets that may wait for members at once
 _MAX_DONE = 64  # triplets remembered, so that a repeated member is known as one
+_SAME_A = 1.0  # defoci that are nearer to each other are one; a focal series goes in steps of some nm
 _MAX_SPAN = 4  # numbers that the members of one cycle of defoci may be apart
 
 
@@ -57,13 +59,17 @@ class TripletAssembler:
         One of RULES.
     timeout_s : float
         What lacks a member so long after its last one is dropped.
+    first : int, optional
+        By `count`, the number of some frame that a triplet begins with; else it is 1 where a sender's first frame is,
+        and 0.
     """
 
-    def __init__(self, rule: str, timeout_s: float) -> None:
+    def __init__(self, rule: str, timeout_s: float, first: int | None = None) -> None:
         self._rule = rule
         self._timeout_s = timeout_s
         self._open: OrderedDict[Hashable, _Group] = OrderedDict()
         self._done: OrderedDict[Hashable, tuple[frozenset[int], str, float]] = OrderedDict()
+        self._first = first
         self._firsts: tuple[int, int] = (0, 0)  # epoch, and the number its counting begins with
         self._window: list[tuple[Exposure, bool]] = []  # the newest frames, and whether each was answered
 
@@ -121,8 +127,11 @@ class TripletAssembler:
             if message.defocus_A is None:
                 raise _missing("defocus", "or set triplets = 'count'")
             return exposure.epoch
-        if self._firsts[0] != exposure.epoch:
-            # Who counts from 1 begins a triplet there; of a sender met halfway only the number itself can tell.
+        if self._first is not None:
+            self._firsts = (exposure.epoch, self._first)
+        elif self._firsts[0] != exposure.epoch or message.number == 0:
+            # Who counts from 1 begins a triplet there, unless a 0 follows that was overtaken; of a sender met halfway
+            # only the number itself can tell.
             self._firsts = (exposure.epoch, 1 if message.number == 1 else 0)
         return exposure.epoch, (message.number - self._firsts[1]) // _SIZE
 
@@ -158,8 +167,7 @@ class TripletAssembler:
         if len(self._window) > _SIZE:
             oldest, answered = self._window.pop(0)
             refused += () if answered else (_incomplete(f"frame {oldest.message.number}"),)
-        phases = [_phase(one) for one, _ in self._window]
-        if len(self._window) < _SIZE or len(set(phases)) < _SIZE:
+        if len(self._window) < _SIZE or not _is_cycle([one for one, _ in self._window]):
             return Gathered(refused=refused)
         answers = sum(not answered for _, answered in self._window)
         self._window = [(one, True) for one, _ in self._window]
@@ -202,18 +210,27 @@ def _continues(members: Sequence[Exposure], exposure: Exposure) -> bool:
     number, defocus_A = exposure.message.number, exposure.message.defocus_A
     if number in numbers:
         return True  # the same frame again
-    return defocus_A not in numbers.values() and max(abs(number - one) for one in numbers) <= _MAX_SPAN
+    return differ([*numbers.values(), defocus_A]) and max(abs(number - one) for one in numbers) <= _MAX_SPAN
 
 
-def _phase(exposure: Exposure) -> Hashable:
-    """What must differ between the three: the defocus, where it is known, else where in a count of three."""
-    return exposure.message.defocus_A or exposure.message.number % _SIZE
+def differ(defoci: Sequence[tuple[float, ...] | None]) -> bool:
+    """Whether all that are known are different; a microscope reads back what it set to some hundredths."""
+    known = sorted(one[0] for one in defoci if one)
+    return all(above - below >= _SAME_A for below, above in pairwise(known))
+
+
+def _is_cycle(members: Sequence[Exposure]) -> bool:
+    """What must differ between the newest three: the defocus, where it is known, else where in a count of three."""
+    defoci = [one.message.defocus_A for one in members]
+    if None not in defoci:
+        return differ(defoci)
+    return len({one.message.number % _SIZE for one in members}) == _SIZE
 
 
 def _in_order(members: Sequence[Exposure], rolling: bool = False) -> tuple[Exposure, ...]:
     """By rising defocus; by number where not all say it. A rolling triplet keeps the place of each in its three."""
     defoci = [one.message.defocus_A for one in members]
     by_number = sorted(members, key=lambda one: one.message.number % _SIZE if rolling else one.message.number)
-    if None in defoci or len(set(defoci)) < len(defoci):
+    if None in defoci or not differ(defoci):
         return tuple(by_number)
     return tuple(sorted(by_number, key=lambda one: one.message.defocus_A or ()))

@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine import Frame
+from engine import Atoms, Frame
 from stream import analyze, plots
+from stream.blocks import Block, Job, analyse_block
 from stream.cli import main
+from stream.exposure import DRIFT_COLUMNS
 from stream.parts import Parts
 from tests.stream.conftest import honeycomb
-from tests.stream.fakes import PATIENCE_S, wait_until
+from tests.stream.fakes import PATIENCE_S, SPEC, FakeDetector, wait_until
 
 Draw = Callable[..., Frame]
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,28 @@ class TestTables:
         assert [row["count"] for row in read(tmp_path / "1.frames.csv")] == ["3"] * 15
         found = np.array([(float(row["y"]), float(row["x"])) for row in read(tmp_path / "1.csv")])
         np.testing.assert_allclose(found.reshape(15, 3, 2), np.broadcast_to(WHERE, (15, 3, 2)), atol=0.3)
+        drift = [[float(row[name]) for name in DRIFT_COLUMNS] for row in read(tmp_path / "1.frames.csv")]
+        np.testing.assert_allclose(drift, [(-3, 2, -3, 2)] * 15, atol=0.3)
+
+    def test_places_where_an_atom_is_missing_are_vacancies(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Of a model that names them: they are no neighbours of atoms."""
+        np.save(tmp_path / "a.npy", np.zeros((1, 16, 16), np.uint8))
+
+        class Finds(FakeDetector):
+            def settle(self, frame: Frame) -> None: ...
+
+            def detect(self, frame: Frame) -> Atoms:
+                y, kind, one = (np.array(row, np.float32) for row in ([2, 6, 7], [0, 0, 1], [1, 1, 1]))
+                return Atoms(y, one, kind.astype(np.uint8), one, one, one, np.zeros(3, np.uint8))
+
+        monkeypatch.setattr(
+            "stream.blocks.load_detector", lambda *_, **__: Finds(replace(SPEC, classes=("Mo", "vacancy_S")))
+        )
+        rows = analyse_block(Job("finds", "f32", 0.5), Block(0, 0, str(tmp_path / "a.npy"), 0, 1))
+        assert (rows["frame_vacancies"].tolist(), rows["frame_count"].tolist()) == ([1], [3])
+        np.testing.assert_allclose(rows["nearest_A"], [2, 2, np.nan])
 
     def test_so_does_a_cluster(self, tmp_path: Path, draw_frame: Draw, tiny_model: Path) -> None:
         distributed = pytest.importorskip("distributed")

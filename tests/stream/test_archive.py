@@ -16,6 +16,7 @@ from engine.errors import ConfigError, FileError, FrameError
 from stream import archive as archive_module
 from stream.archive import Archive
 from stream.archived import Archived, Gap
+from stream.exposure import DRIFT_COLUMNS
 from stream.superblock import lookup3, release
 from tests.stream.archives import BEGIN, STARTED, archive, child, found, record
 
@@ -31,7 +32,9 @@ class TestThereAndBack:
         records = [
             record(1),
             record(2, 0, series=7, in_time=None, covered=40),
-            record(3, 2, warnings=["w", "v"], header=header),
+            record(
+                3, 2, warnings=["w", "v"], header=header, drift_px=[[1.5, -2], [0, 0], [0.25, 3]], drift_certain=False
+            ),
         ]
         with Archived(archive(tmp_path / "a.h5", records)) as archived:
             first, second, third = archived
@@ -44,11 +47,21 @@ class TestThereAndBack:
         assert (third.warnings, third.header) == (("w", "v"), header)
         assert (first.warnings, first.header) == ((), {})
         assert (first.row["in_time"], second.row["in_time"]) == (1, -1)
+        assert [third.row[name] for name in (*DRIFT_COLUMNS, "drift_certain")] == [1.5, -2, 0.25, 3, 0]
+        assert math.isnan(first.row["drift_last_x_px"])
         assert (first.row["covered"], second.row["covered"]) == (-1, 40)
         row = first.row
         assert (row["frame"], row["timestamp"], row["elapsed_s"], row["height"]) == (101, STARTED + 1, 1.5, 64)
         assert (row["latency_ms"], row["network_ms"], row["sampling_A"]) == (12.5, 2.5, 0.2)
         assert math.isnan(row["dose_e_A2"])
+
+    def test_of_an_older_program(self, tmp_path: Path) -> None:
+        """It told no drift."""
+        path = archive(tmp_path / "a.h5", [record(1)])
+        with h5py.File(path, "r+") as file:
+            for name in (*DRIFT_COLUMNS, "drift_certain"):
+                del file["entry/frames"][name]
+        assert frames(path) == [1]
 
     def test_pixels(self, tmp_path: Path) -> None:
         pixels = [np.arange(12, dtype=np.uint16).reshape(3, 4) * k for k in range(3)]
@@ -99,9 +112,11 @@ class TestThereAndBack:
 
     def test_values_that_no_column_holds(self, tmp_path: Path) -> None:
         strange = {"frame": 2**70, "shape": "x", "stages_ms": 3, "in_time": 7, "dose_e_A2": 10**400, "latency_ms": "1"}
+        strange |= {"drift_px": [["a", 1], 2], "drift_certain": "no"}
         with Archived(archive(tmp_path / "a.h5", [record(1, **strange)])) as archived:
             (frame,) = archived
         assert (frame.row["frame"], frame.row["height"], frame.row["in_time"]) == (-1, -1, -1)
+        assert frame.row["drift_certain"] == -1
         assert math.isnan(frame.row["dose_e_A2"])
         assert math.isnan(frame.row["latency_ms"])
 

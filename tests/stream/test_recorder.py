@@ -135,6 +135,17 @@ class TestFullDisk:
         recorder.finish()
         assert recorded(tmp_path / "a.h5") == ([1, 6], [(2, 4, "disk_full")])
 
+    def test_a_little_room_is_not_enough_to_go_on(self, recorder: Recorder, disk: SimpleNamespace) -> None:
+        recorder.take(parts(record(1)))
+        disk.free = 1000
+        recorder.settle()
+        recorder.take(parts(record(2)))
+        assert "less: results are lost" in str(recorder.settle().fault)
+        disk.free = 1_000_000
+        assert recorder.settle().fault is None
+        recorder.take(parts(record(3)))
+        assert recorder.settle().lost == {"disk_full": 1}
+
     def test_no_more_is_collected_than_there_is_room_for(self, recorder: Recorder, disk: SimpleNamespace) -> None:
         one = parts(record(1, 100))
         disk.free = 1000 + 3 * sum(memoryview(part).nbytes for part in one)

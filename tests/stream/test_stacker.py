@@ -76,6 +76,20 @@ class TestDrift:
         np.testing.assert_allclose(drift(ready), [(2.3, -0.8), STILL, (-1.6, 3.4)], atol=0.05)
         assert (ready.frame.defocus_A, ready.frames) == ((-50, 0, 50), 1)
 
+    def test_three_images_of_one_message_are_put_in_order(self) -> None:
+        whole = np.stack([image((1.6, -3.4)), image((-2.3, 0.8)), image()])
+        ready = stack(whole, first=5, defocus=[50, -50, 0])
+        np.testing.assert_allclose(drift(ready), [(2.3, -0.8), STILL, (-1.6, 3.4)], atol=0.05)
+        assert (ready.frame.defocus_A, ready.message.defocus_A) == ((-50, 0, 50),) * 2
+        assert ready.triplet is not None
+        assert ready.triplet.doubts == ()
+
+    @pytest.mark.parametrize("defocus", [[0, 0, 0], [50, 0.02, 0.03]])
+    def test_images_of_one_focus_are_told(self, defocus: list[float]) -> None:
+        ready = stack(np.stack([image()] * 3), defocus=defocus)
+        assert ready.triplet is not None
+        assert "A triplet expects three defoci, got " in ready.triplet.doubts[-1]
+
     def test_a_steady_one_is_followed(self) -> None:
         """It grows to more than the limit for one step."""
         by = stacker(max_drift=0.6)  # 3 px

@@ -31,8 +31,8 @@ def exposure(
 class Books:
     """An assembler, the numbers of its triplets, and what became of every frame."""
 
-    def __init__(self, rule: str) -> None:
-        self.assembler = TripletAssembler(rule, TIMEOUT_S)
+    def __init__(self, rule: str, first: int | None = None) -> None:
+        self.assembler = TripletAssembler(rule, TIMEOUT_S, first)
         self.triplets: list[tuple[int, ...]] = []
         self.reasons: list[str] = []
         self.received = self.answered = 0
@@ -57,8 +57,8 @@ class Books:
         return self.received == self.answered + len(self.reasons) + self.assembler.waiting
 
 
-def follow(rule: str, *frames: dict[str, Any] | int) -> Books:
-    books = Books(rule)
+def follow(rule: str, *frames: dict[str, Any] | int, first: int | None = None) -> Books:
+    books = Books(rule, first)
     for frame in frames:
         books.add(**(frame if isinstance(frame, dict) else {"number": frame}))
         assert books.balanced
@@ -154,6 +154,12 @@ class TestByCount:
 
     def test_met_halfway(self) -> None:
         assert follow("count", 7, 8, 9, 10, 11).triplets == [(9, 10, 11)]
+        assert follow("count", 6, 7, 8, 9, 10, first=1).triplets == [(7, 8, 9)]
+
+    def test_a_first_frame_that_was_overtaken(self) -> None:
+        books = follow("count", 1, 0, 2, 3, 4, 5)
+        assert books.triplets == [(0, 1, 2), (3, 4, 5)]
+        assert books.reasons == []
 
     def test_out_of_order(self) -> None:
         assert follow("count", 0, 2, 1, 3, 5, 4).triplets == [(0, 1, 2), (3, 4, 5)]
@@ -184,6 +190,12 @@ class TestByDefocus:
         assert books.triplets == [(9, 10, 8)]
         assert books.reasons == ["triplet_incomplete"] * 2
 
+    def test_defoci_are_read_back_with_jitter(self) -> None:
+        """A lost frame: what comes in its place is the focus of the first again, a hundredth off."""
+        books = self.cycle((0, 0.02), (2, 49.98), (3, 0.03), (4, 25.01), (5, 50.02))
+        assert books.triplets == [(3, 4, 5)]
+        assert books.reasons == ["triplet_incomplete"] * 2
+
     def test_a_repeated_frame(self) -> None:
         books = self.cycle((0, -50), (1, 0), (1, 0), (2, 50))
         assert books.triplets == [(0, 1, 2)]
@@ -211,6 +223,10 @@ class TestRolling:
         books = follow("rolling", *({"number": number, "defocus": number % 3} for number in (0, 1, 2, 4, 5, 6, 7)))
         assert books.triplets == [(0, 1, 2), (6, 4, 5), (6, 7, 5)]
         assert books.reasons == []
+
+    def test_defoci_that_jitter_are_one(self) -> None:
+        frames = ({"number": n, "defocus": one} for n, one in enumerate((0.02, 49.98, 50.01, 0.03, 25.0)))
+        assert follow("rolling", *frames).triplets == [(3, 4, 2)]
 
     def test_what_leaves_unanswered_is_given_up(self) -> None:
         books = follow("rolling", *({"number": number, "defocus": number % 2} for number in range(6)))
