@@ -6,8 +6,10 @@ Files are as little to be trusted as the network: nothing is unpickled, sizes ar
 from __future__ import annotations
 
 import csv
+import html
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -220,16 +222,21 @@ def _read_png(path: Path) -> Recording:
 
 
 class _TiffPages:
-    """Frames of a TIFF that are pages of their own, compressed or scattered; RGB becomes grey."""
+    """Frames of a TIFF that are pages of their own, compressed or scattered; RGB becomes grey.
 
-    def __init__(self, series: tifffile.TiffPageSeries) -> None:
+    A program that adds page after page writes a series for each: all of them have as many pages as the first.
+    """
+
+    def __init__(self, series: Sequence[tifffile.TiffPageSeries]) -> None:
         self._series = series
+        self._pages = len(series[0].pages)
 
     def __len__(self) -> int:
-        return len(self._series.pages)
+        return len(self._series) * self._pages
 
     def __getitem__(self, number: int) -> NDArray[Any]:
-        page = self._series.pages[number]
+        one, within = divmod(range(len(self))[number], self._pages)
+        page = self._series[one].pages[within]
         if page is None:
             raise ValueError(f"no page {number}")
         pixels: NDArray[Any] = page.asarray()
@@ -254,39 +261,66 @@ def _read_tiff(path: Path) -> Recording:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it reports is told by our own error
     with ExitStack() as opened:
         tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")))
-        series = tiff.series[0]
-        coloured = series.axes.endswith("S")
-        shape = series.shape[:-1] if coloured else series.shape
-        shape = (1, *shape) if len(shape) == 2 else shape
-        sampling_A = _tiff_sampling_A(tiff)
-        if series.dataoffset is not None and not coloured:
-            dtype = np.dtype(series.dtype).newbyteorder("<" if tiff.byteorder == "<" else ">")
-            frames: Frames = _unmapped(path, np.memmap(path, dtype, "r", series.dataoffset, shape))
-        elif len(series.pages) == shape[0] and len(tiff.series) == 1:
-            frames = _TiffPages(series)
-        elif len(shape) == 4 and len(series.pages) == shape[0] * shape[1] and len(tiff.series) == 1:
-            frames = _Stacks(_TiffPages(series), shape[1])
-        else:
-            raise FileError(f"{path}: expected pages of one shape, got {len(tiff.series)} series: save them as a stack")
-        recording = _recording(path, frames, shape, np.dtype(series.dtype), sampling_A)
+        frames, shape, dtype = _tiff_frames(path, tiff)
+        recording = _recording(path, frames, shape, dtype, _tiff_sampling_A(tiff))
         recording._open.enter_context(opened.pop_all())  # only now: a file that was refused is closed here
         return recording
 
 
+def _tiff_frames(path: Path, tiff: tifffile.TiffFile) -> tuple[Frames, tuple[int, ...], np.dtype[Any]]:
+    """All frames of the file, or none: what holds pictures of several kinds does not say which are the frames."""
+    series = [one for one in tiff.series if not one.keyframe.is_reduced] or list(tiff.series)  # thumbnails are none
+    kinds = {(one.shape, np.dtype(one.dtype), len(one.pages)) for one in series}
+    if len(kinds) > 1:
+        said = ", ".join(sorted({f"{' x '.join(map(str, shape))} {dtype}" for shape, dtype, _ in kinds})[:3])
+        raise FileError(f"{path}: expected pages of one shape and type, got {said}: save them as a stack")
+    first = series[0]
+    coloured = first.axes.endswith("S")
+    shape = first.shape[:-1] if coloured else first.shape
+    shape = (1, *shape) if len(shape) == 2 else shape
+    dtype = np.dtype(first.dtype)
+    if len(series) == 1 and first.dataoffset is not None and not coloured:
+        stored = dtype.newbyteorder("<" if tiff.byteorder == "<" else ">")
+        return _unmapped(path, np.memmap(path, stored, "r", first.dataoffset, shape)), shape, dtype
+    images = math.prod(shape[1:-2])
+    if len(first.pages) != shape[0] * images:
+        said = f"{len(first.pages)} pages for {' x '.join(map(str, shape))}"
+        raise FileError(f"{path}: expected a page an image, got {said}: save them as a stack")
+    pages = _TiffPages(series)
+    return pages if images == 1 else _Stacks(pages, images), (shape[0] * len(series), *shape[1:]), dtype
+
+
 def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:
-    """Pixel size from ImageJ's unit or from a resolution that can only be a microscope's, equal along both axes."""
+    """Pixel size from OME's description, ImageJ's unit or a resolution that can only be a microscope's; of squares."""
+    sizes_A = _ome_sizes_A(tiff.ome_metadata or "") or _resolution_sizes_A(tiff)
+    square = math.isclose(*sizes_A, rel_tol=1e-6) and PLAUSIBLE_A[0] < sizes_A[0] < PLAUSIBLE_A[1]
+    return sizes_A[0] if square else None
+
+
+def _ome_sizes_A(xml: str) -> tuple[float, float] | None:
+    """(y, x) of the first image; None where it does not say them. Not parsed as XML, whose entities can be bombs."""
+    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", xml)
+    said = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
+    if not {"PhysicalSizeY", "PhysicalSizeX"} <= set(said):
+        return None
+    units = (html.unescape(said.get(f"PhysicalSize{axis}Unit", "µm")).lower() for axis in "YX")  # µm by OME's schema
+    y_A, x_A = (
+        float(said[f"PhysicalSize{axis}"]) * LENGTHS_A.get(unit, 0.0) for axis, unit in zip("YX", units, strict=True)
+    )
+    return y_A, x_A
+
+
+def _resolution_sizes_A(tiff: tifffile.TiffFile) -> tuple[float, float]:
+    """(y, x); 0 where it is not known."""
     tags = tiff.pages.first.tags
     if "XResolution" not in tags or "YResolution" not in tags:
-        return None
-    (count_x, units_x), (count_y, units_y) = tags["XResolution"].value, tags["YResolution"].value
-    if count_x * units_y != count_y * units_x or count_x == 0:
-        return None
+        return 0.0, 0.0
     named = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").replace("\\u00C5", "å").lower()
     unit_A = LENGTHS_A.get(named)
     if unit_A is None:
-        unit_A = _TIFF_UNITS_A.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None
-    sampling_A = None if unit_A is None else unit_A * units_x / count_x
-    return sampling_A if sampling_A and PLAUSIBLE_A[0] < sampling_A < PLAUSIBLE_A[1] else None
+        unit_A = _TIFF_UNITS_A.get(int(tags["ResolutionUnit"].value), 0.0) if "ResolutionUnit" in tags else 0.0
+    (count_y, units_y), (count_x, units_x) = tags["YResolution"].value, tags["XResolution"].value
+    return (unit_A * units_y / count_y, unit_A * units_x / count_x) if count_y and count_x else (0.0, 0.0)
 
 
 def _read_oneview(path: Path) -> Recording:

@@ -58,6 +58,34 @@ class TestGoodFiles:
         np.testing.assert_array_equal(frames_of(tmp_path / "a.tif"), array)
         np.testing.assert_array_equal(frames_of(tmp_path / "one.TIFF"), array[:1])
 
+    @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"metadata": None}])
+    @pytest.mark.parametrize("append", [True, False])
+    def test_tiff_written_page_by_page(self, tmp_path: Path, options: dict[str, object], append: bool) -> None:
+        path = tmp_path / "a.tif"
+        if append:
+            for page in STACK:
+                tifffile.imwrite(path, page, append=True, **options)
+        else:
+            with tifffile.TiffWriter(path) as writer:
+                for page in STACK:
+                    writer.write(page, **options)
+        np.testing.assert_array_equal(frames_of(path), STACK)
+
+    @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])
+    def test_tiff_of_stack_after_stack(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        stacks = np.arange(2 * np.prod(shape), dtype=np.uint16).reshape(2, *shape)
+        for stack in stacks:
+            tifffile.imwrite(tmp_path / "a.tif", stack, append=True, photometric="minisblack")
+        with read_frames(tmp_path / "a.tif") as recording:
+            assert recording.images == (3 if len(shape) == 4 else 1)
+            np.testing.assert_array_equal(np.stack(list(recording)), np.concatenate(stacks))
+
+    def test_a_thumbnail_in_a_tiff_is_no_frame(self, tmp_path: Path) -> None:
+        with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+            writer.write(STACK, photometric="minisblack")
+            writer.write(STACK[0, ::2, ::2], subfiletype=1)
+        np.testing.assert_array_equal(frames_of(tmp_path / "a.tif"), STACK)
+
     def test_tiff_in_colour_becomes_grey(self, tmp_path: Path) -> None:
         colours = np.zeros((6, 8, 3), np.uint8) + np.array([30, 60, 90], np.uint8)
         tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
@@ -114,6 +142,24 @@ class TestPixelSize:
         tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", **options)
         with read_frames(tmp_path / "a.tif") as recording:
             assert recording.sampling_A == (expected and pytest.approx(expected, rel=1e-6))
+
+    @pytest.mark.parametrize(
+        ("size_x", "unit", "expected"),
+        [
+            (0.0125, "nm", 0.125),
+            (0.125, "Å", 0.125),
+            (1.25e-5, "µm", 0.125),
+            (0.0125, "pixel", None),
+            (0.02, "nm", None),
+        ],
+    )
+    def test_ome(self, tmp_path: Path, size_x: float, unit: str, expected: float | None) -> None:
+        size_y = 0.0125 if size_x == 0.02 else size_x
+        described = {"axes": "TYX", "PhysicalSizeX": size_x, "PhysicalSizeXUnit": unit}
+        described |= {"PhysicalSizeY": size_y, "PhysicalSizeYUnit": unit}
+        tifffile.imwrite(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata=described)
+        with read_frames(tmp_path / "a.ome.tif") as recording:
+            assert recording.sampling_A == (expected and pytest.approx(expected))
 
     def test_what_is_given_comes_first(self, tmp_path: Path) -> None:
         write_mrc(tmp_path / "a.mrc", STACK, 0.12)
@@ -182,11 +228,15 @@ class TestBadFiles:
         np.lib.format.open_memmap(tmp_path / "a.npy", mode="w+", dtype=np.uint8, shape=(2, 10_000, 10_000))
         self.refuse(tmp_path / "a.npy", "expected at most 67108864 pixels a frame, got 10000 x 10000")
 
-    def test_tiff_of_several_series(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("compression", [None, "zlib"])
+    @pytest.mark.parametrize(("shape", "dtype"), [((5, 5), np.uint16), ((4, 4), np.uint8)])
+    def test_tiff_of_pages_that_differ(
+        self, tmp_path: Path, shape: tuple[int, int], dtype: type, compression: str | None
+    ) -> None:
         with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-            for size in (4, 5):
-                writer.write(np.zeros((size, size), np.uint16), contiguous=False, compression="zlib")
-        self.refuse(tmp_path / "a.tif", "got 2 series")
+            for page in (np.zeros((4, 4), np.uint16), np.zeros(shape, dtype)):
+                writer.write(page, contiguous=False, compression=compression)
+        self.refuse(tmp_path / "a.tif", "expected pages of one shape and type, got 4 x 4 uint")
 
     def test_a_tiff_that_is_refused_is_closed(self, tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.complex64))
