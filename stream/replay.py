@@ -12,7 +12,7 @@ from engine.errors import ConfigError, FileError
 from stream.files import pixel_size_A, read_frames, read_index
 from stream.formats import is_movie_folder
 from stream.pause import KEYS, Pause, listen
-from stream.sender import Exposure, add_sender_arguments, run_sender
+from stream.sender import Damaged, Exposure, add_sender_arguments, run_sender
 
 HELP = "publish recorded frames as acquisition software would"
 
@@ -45,17 +45,49 @@ def find_recordings(files: list[Path], index: Path | None, sampling_A: float | N
 
 def exposures(
     recordings: list[tuple[Path, float | None]], header: Mapping[str, Any], loop: bool = False
-) -> Iterator[Exposure]:
-    """Every frame of every file; with `loop` again and again, each pass a series of its own."""
+) -> Iterator[Exposure | Damaged]:
+    """Every frame of every file, without pixels where it is damaged; with `loop` again and again, each pass a series.
+
+    FileError at the end of a pass without a frame that can be read: the next one would have none either.
+    """
+    told: set[Path] = set()
     series = 0
     while True:
+        good = 0
         for path, sampling_A in recordings:
-            with read_frames(path) as recording:
-                said = {"series": series, "sampling": pixel_size_A(recording, sampling_A), **header}
-                yield from ((pixels, said) for pixels in recording)
+            for pixels, said in _frames(path, sampling_A, told):
+                said = {"series": series, **said, **header}
+                good += pixels is not None
+                yield (None, said) if pixels is None else (pixels, said)
+        if not good:
+            raise FileError(f"{recordings[0][0]}: expected frames that can be read, got none: check the files")
         series += 1
         if not loop:
             return
+
+
+def _frames(path: Path, sampling_A: float | None, told: set[Path]) -> Iterator[Exposure | Damaged]:
+    """Of one file; what is damaged is told once a file, and followed by what is not."""
+    try:
+        with read_frames(path) as recording:
+            said = {"sampling": pixel_size_A(recording, sampling_A)}
+            for number in range(len(recording)):
+                try:
+                    pixels = recording[number]
+                except FileError as error:
+                    _tell(f"frame {number} of {error}", path, told)
+                    yield None, said
+                else:
+                    yield pixels, said
+    except FileError as error:  # it was whole when all were opened: it went, or was written over
+        _tell(str(error), path, told)
+        yield None, {}
+
+
+def _tell(what: str, path: Path, told: set[Path]) -> None:
+    if path not in told:
+        told.add(path)
+        print(f"skipped: {what}", file=sys.stderr, flush=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,10 +25,11 @@ _QUEUE_FRAMES = 16  # what ZeroMQ may hold for one receiver
 _LINGER_S = 30.0  # what is sent still gets out when the sender ends
 
 Exposure = tuple[NDArray[Any], dict[str, Any]]  # pixels, and what the header says beside frame and timestamp
+Damaged = tuple[None, dict[str, Any]]  # a frame that cannot be read: skipped and counted
 
 
 class Sender:
-    """The sending socket. A context manager; an interrupt drops what has not left yet."""
+    """The sending socket. A context manager; only an interrupt drops what has not left yet."""
 
     def __init__(self, endpoint: str = ENDPOINT, socket: str = "pub", bind: bool = True) -> None:
         self._context = zmq.Context()
@@ -68,23 +69,25 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(_LINGER_S if kind is None else 0.0)
+        self.close(0.0 if kind is not None and issubclass(kind, KeyboardInterrupt) else _LINGER_S)
 
 
 @dataclass(slots=True)
 class Sent:
-    """How many frames went out, and in what time."""
+    """How many frames went out, in what time, and how many could not be read."""
 
     frames: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
     def __str__(self) -> str:
         rate = f", {(self.frames - 1) / self.seconds:.1f} frames/s" if self.frames > 1 and self.seconds > 0 else ""
-        return f"{self.frames} frames sent in {self.seconds:.2f} s{rate}"
+        skipped = f", {self.skipped} skipped that cannot be read" if self.skipped else ""
+        return f"{self.frames} frames sent in {self.seconds:.2f} s{rate}{skipped}"
 
 
 def send_frames(
-    exposures: Iterable[Exposure],
+    exposures: Iterable[Exposure | Damaged],
     sender: Sender,
     rate_Hz: float,
     sent: Sent,
@@ -97,8 +100,8 @@ def send_frames(
     """Number, stamp and send every exposure, at `rate_Hz` or, where that is 0, as fast as they are taken.
 
     `sent` counts while it runs, so that an interrupt does not lose the count. `hold` is called before every frame and
-    returns once that may leave. Who falls behind goes on at the same
-    rate: a burst to make up for it is nothing that a camera does.
+    returns once that may leave. Who falls behind goes on at the same rate: a burst to make up for it is nothing that a
+    camera does. A frame that cannot be read keeps its number, so that the receiver counts it as missing.
     """
     interval_s = 1 / rate_Hz if rate_Hz else 0.0
     started = due = clock()
@@ -109,16 +112,23 @@ def send_frames(
             sleep(-late)
         elif late > interval_s:
             due += late
-        sender.send(encode(pixels, frame=sent.frames, timestamp=now(), **header))
-        sent.frames += 1
+        number = sent.frames + sent.skipped
+        if pixels is None:
+            sent.skipped += 1
+        else:
+            sender.send(encode(pixels, frame=number, timestamp=now(), **header))
+            sent.frames += 1
         sent.seconds = clock() - started
         due += interval_s
 
 
 def run_sender(
-    exposures: Iterable[Exposure], options: argparse.Namespace, hold: Callable[[], None] = lambda: None
+    exposures: Iterable[Exposure | Damaged], options: argparse.Namespace, hold: Callable[[], None] = lambda: None
 ) -> int:
-    """Wait for a receiver, send everything, say on stderr what went out; Ctrl-C ends it as cleanly."""
+    """Wait for a receiver, send everything, say on stderr what went out; Ctrl-C ends it as cleanly.
+
+    The exit status: 2 where a frame was skipped.
+    """
     sent = Sent()
     bind = options.connect is None
     try:
@@ -129,8 +139,9 @@ def run_sender(
             send_frames(exposures, sender, options.rate, sent, hold=hold)
     except KeyboardInterrupt:
         pass
-    print(sent, file=sys.stderr, flush=True)
-    return 0
+    finally:
+        print(sent, file=sys.stderr, flush=True)
+    return 2 if sent.skipped else 0
 
 
 def add_sender_arguments(parser: argparse.ArgumentParser, rate_Hz: float = 25.0) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zmq
 
 from engine.errors import ConfigError, FileError
@@ -33,14 +34,15 @@ def parse(*arguments: object) -> argparse.Namespace:
     return parser.parse_args([str(argument) for argument in arguments])
 
 
-def replayed(count: int, *arguments: object) -> list[Message]:
-    """What a PULL socket gets from `atomstream replay`."""
+def replayed(count: int, *arguments: object, statuses: list[int] | None = None) -> list[Message]:
+    """What a PULL socket gets from `atomstream replay`; into `statuses` its exit status."""
+    ended = [] if statuses is None else statuses
     with zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.linger = 0
         socket.rcvtimeo = 20_000
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         options = parse(*arguments, "--socket", "push", "--connect", f"tcp://127.0.0.1:{port}")
-        thread = threading.Thread(target=replay.run, args=(options,))
+        thread = threading.Thread(target=lambda: ended.append(replay.run(options)))
         thread.start()
         messages = [decode(socket.recv_multipart()) for _ in range(count)]
         thread.join()
@@ -86,6 +88,47 @@ def test_single_files_look_up_their_pixel_size(folder: Path) -> None:
 def test_a_loop_starts_a_new_series(folder: Path) -> None:
     looped = replay.exposures([(folder / "a.npy", 0.2)], {}, loop=True)
     assert [header["series"] for _, header in itertools.islice(looped, 5)] == [0, 0, 1, 1, 2]
+
+
+@pytest.fixture
+def damaged(folder: Path) -> Path:
+    """Five frames, of which two cannot be uncompressed."""
+    path = folder / "damaged.tif"
+    noise = np.random.default_rng(1).integers(0, 255, (5, 64, 64), np.uint8)
+    tifffile.imwrite(path, noise, photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offsets = [tiff.pages[number].dataoffsets[0] for number in (1, 4)]
+    content = bytearray(path.read_bytes())
+    for offset in offsets:
+        content[offset : offset + 40] = bytes(40)
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_behind_a_damaged_frame_is_sent(
+    folder: Path, damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statuses: list[int] = []
+    messages = replayed(4, damaged, folder / "b.npy", "--sampling", 0.12, "--rate", 0, statuses=statuses)
+    assert [message.number for message in messages] == [0, 2, 3, 5]
+    np.testing.assert_array_equal(messages[3].pixels, STACK[0] + 100)
+    assert statuses == [2]
+    err = capsys.readouterr().err
+    assert err.count("skipped: frame 1 of") == 1
+    assert "frame 4 of" not in err
+    assert "4 frames sent in" in err
+    assert "2 skipped that cannot be read" in err.splitlines()[-1]
+
+
+def test_a_file_that_went_after_the_start_is_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sent = list(replay.exposures([(folder / "absent.npy", 0.2), (folder / "a.npy", 0.2)], {}))
+    assert [pixels is None for pixels, _ in sent] == [True, False, False]
+    assert "skipped: " in capsys.readouterr().err
+
+
+def test_a_loop_without_a_frame_that_can_be_read_ends(folder: Path) -> None:
+    with pytest.raises(FileError, match="expected frames that can be read, got none"):
+        list(replay.exposures([(folder / "absent.npy", 0.2)], {}, loop=True))
 
 
 def test_mistakes_are_told_before_the_first_frame(folder: Path) -> None:

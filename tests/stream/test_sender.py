@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, FileError
 from stream.messages import Message, decode
 from stream.sender import Exposure, Sender, Sent, send_frames
 
@@ -99,6 +100,42 @@ def test_rate_zero_does_not_wait() -> None:
     wire = Wire()
     send_through(wire, 0)
     assert wire.sent_at == [100.0] * 3
+
+
+def test_a_frame_that_cannot_be_read_keeps_its_number_and_its_time() -> None:
+    wire, sent, parts = Wire(), Sent(), list[list[bytes | memoryview]]()
+    frames = list(three_frames())
+    frames[1] = (None, frames[1][1])
+    send = wire.send
+    wire.send = lambda one: (parts.append(one), send(one))[1]  # type: ignore[method-assign]
+    send_frames(frames, wire, 10, sent, clock=lambda: wire.time_s, sleep=wire.sleep)  # type: ignore[arg-type]
+    assert [decode(one).number for one in parts] == [0, 2]
+    assert wire.sent_at == [100.0, 100.2]
+    assert (sent.frames, sent.skipped) == (2, 1)
+    assert "2 frames sent in" in str(sent)
+    assert str(sent).endswith(", 1 skipped that cannot be read")
+
+
+def test_an_error_does_not_drop_what_is_on_its_way(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Frames so large that the last has not left when the sender ends."""
+    frames = [(np.full((2000, 2000), value, np.uint16), {"sampling": 0.1}) for value in range(4)]
+    with context.socket(zmq.PULL) as socket:
+        socket.linger, socket.rcvhwm = 0, 1
+        socket.bind(ANY_PORT)
+
+        def send() -> None:
+            with (
+                contextlib.suppress(FileError),
+                Sender(socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0"), "push", False) as sender,
+            ):
+                send_frames(frames, sender, 0, Sent())
+                raise FileError("the next one is damaged")
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        messages = receive(socket, 4)
+        thread.join()
+    assert [message.number for message in messages] == [0, 1, 2, 3]
 
 
 def test_a_sender_that_was_held_goes_on_at_the_rate() -> None:
