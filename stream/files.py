@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import ConfigError, FileError
-from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, Frames, Movie, read_folder, read_movie
+from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, TIMES_S, Frames, Movie, read_folder, read_movie
 
 _MAX_PIXELS = 67_108_864
 _TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
+_PLAUSIBLE_S = (1e-5, 3600.0)  # from one frame to the next
 _TRIPLET = 3
 _NPY = b"\x93NUMPY"
 
@@ -46,6 +47,8 @@ class Recording:
         Of every frame.
     sampling_A : float or None
         Pixel size, where the file says it beyond doubt.
+    interval_s : float or None
+        From one frame to the next, where the file says it.
     images : int
         In a frame: 1, or 3 for a triplet.
     """
@@ -55,6 +58,7 @@ class Recording:
     sampling_A: float | None
     _frames: Frames
     images: int = 1
+    interval_s: float | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -138,6 +142,7 @@ def _recording(
     shape: Sequence[int],
     dtype: np.dtype[Any],
     sampling_A: float | None = None,
+    interval_s: float | None = None,
 ) -> Recording:
     """What every reader ends with: refuse what no frame can be. `shape` is (T, H, W) or (T, 3, H, W)."""
     if dtype.kind not in "uif":
@@ -151,7 +156,8 @@ def _recording(
     height, width = shape[-2:]
     if height * width > _MAX_PIXELS:
         raise FileError(f"{path}: expected at most {_MAX_PIXELS} pixels a frame, got {height} x {width}: bin it")
-    return Recording(path, (height, width), sampling_A, frames, _TRIPLET if triplets else 1)
+    known_s = interval_s if interval_s and _PLAUSIBLE_S[0] <= interval_s <= _PLAUSIBLE_S[1] else None
+    return Recording(path, (height, width), sampling_A, frames, _TRIPLET if triplets else 1, known_s)
 
 
 def _native(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -262,7 +268,7 @@ def _read_tiff(path: Path) -> Recording:
     with ExitStack() as opened:
         tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")))
         frames, shape, dtype = _tiff_frames(path, tiff)
-        recording = _recording(path, frames, shape, dtype, _tiff_sampling_A(tiff))
+        recording = _recording(path, frames, shape, dtype, _tiff_sampling_A(tiff), _tiff_interval_s(tiff))
         recording._open.enter_context(opened.pop_all())  # only now: a file that was refused is closed here
         return recording
 
@@ -292,18 +298,31 @@ def _tiff_frames(path: Path, tiff: tifffile.TiffFile) -> tuple[Frames, tuple[int
 
 def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:
     """Pixel size from OME's description, ImageJ's unit or a resolution that can only be a microscope's; of squares."""
-    sizes_A = _ome_sizes_A(tiff.ome_metadata or "") or _resolution_sizes_A(tiff)
+    sizes_A = _ome_sizes_A(_ome(tiff)) or _resolution_sizes_A(tiff)
     square = math.isclose(*sizes_A, rel_tol=1e-6) and PLAUSIBLE_A[0] < sizes_A[0] < PLAUSIBLE_A[1]
     return sizes_A[0] if square else None
 
 
-def _ome_sizes_A(xml: str) -> tuple[float, float] | None:
-    """(y, x) of the first image; None where it does not say them. Not parsed as XML, whose entities can be bombs."""
-    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", xml)
-    said = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
+def _tiff_interval_s(tiff: tifffile.TiffFile) -> float | None:
+    """From one frame to the next, by ImageJ or OME."""
+    imagej, ome = tiff.imagej_metadata or {}, _ome(tiff)
+    interval, unit = imagej.get("finterval", 0), imagej.get("tunit", "s")
+    if "TimeIncrement" in ome:
+        interval, unit = ome["TimeIncrement"], ome.get("TimeIncrementUnit", "s")
+    return float(interval) * TIMES_S.get(str(unit).lower(), 0.0)
+
+
+def _ome(tiff: tifffile.TiffFile) -> dict[str, str]:
+    """What OME says of the first image's pixels. Not parsed as XML, whose entities can be bombs."""
+    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", tiff.ome_metadata or "")
+    return {name: html.unescape(text) for name, text in re.findall(r'(\w+)="([^"]*)"', pixels[0])} if pixels else {}
+
+
+def _ome_sizes_A(said: dict[str, str]) -> tuple[float, float] | None:
+    """(y, x); None where it does not say them."""
     if not {"PhysicalSizeY", "PhysicalSizeX"} <= set(said):
         return None
-    units = (html.unescape(said.get(f"PhysicalSize{axis}Unit", "µm")).lower() for axis in "YX")  # µm by OME's schema
+    units = (said.get(f"PhysicalSize{axis}Unit", "µm").lower() for axis in "YX")  # µm by OME's schema
     y_A, x_A = (
         float(said[f"PhysicalSize{axis}"]) * LENGTHS_A.get(unit, 0.0) for axis, unit in zip("YX", units, strict=True)
     )
@@ -335,7 +354,7 @@ def _read_other(path: Path) -> Recording:
 
 def _of_movie(path: Path, movie: Movie) -> Recording:
     with movie.opened:
-        recording = _recording(path, movie.frames, movie.shape, movie.dtype, movie.sampling_A)
+        recording = _recording(path, movie.frames, movie.shape, movie.dtype, movie.sampling_A, movie.interval_s)
         recording._open.enter_context(movie.opened.pop_all())  # a file that was refused is closed here
         return recording
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError, FileError
+from stream.nexus import FORMAT
 
 LENGTHS_A = {
     "angstrom": 1.0,
@@ -34,6 +37,7 @@ LENGTHS_A = {
     "m": 1e10,
 }
 PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
+TIMES_S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "min": 60.0}
 _READERS = {".dm3": "digitalmicrograph", ".dm4": "digitalmicrograph", ".emd": "emd", ".ser": "tia"}
 _HDF5 = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (*_READERS, *_HDF5)
@@ -59,6 +63,8 @@ class Movie:
         (T, H, W) or (T, 3, H, W).
     sampling_A : float or None
         Pixel size, where the file says it beyond doubt.
+    interval_s : float or None
+        From one frame to the next, where the file says it.
     opened : ExitStack
         Closes the file.
     """
@@ -67,6 +73,7 @@ class Movie:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     sampling_A: float | None
+    interval_s: float | None = None
     opened: ExitStack = field(default_factory=ExitStack)
 
 
@@ -90,7 +97,14 @@ def read_folder(path: Path) -> Movie:
         )
     files = [file for _, file in found]
     first = read_movie(files[0])
-    return Movie(_Files(files, first.shape[1:]), (len(files), *first.shape[1:]), first.dtype, first.sampling_A)
+    frames, interval_s = _Files(files, first.shape[1:]), _oneview_interval_s([taken for taken, _ in found])
+    return Movie(frames, (len(files), *first.shape[1:]), first.dtype, first.sampling_A, interval_s)
+
+
+def _oneview_interval_s(taken: Sequence[tuple[int, ...]]) -> float | None:
+    """The names say the second; how many frames there are in one says the rate, the last, which was cut off, apart."""
+    in_a_second = list(Counter(moment[:3] for moment in taken).values())[:-1]
+    return 1 / statistics.median(in_a_second) if in_a_second else None
 
 
 def _oneview(path: Path) -> Any:
@@ -167,7 +181,8 @@ def _read_vendor(path: Path, reader: str) -> Movie:
     picture = next((one for one in images if one["data"].dtype.kind != "c"), images[0])
     array, axes = picture["data"], picture["axes"]
     array = array[None] if array.ndim == 2 else array
-    return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]))
+    interval_s = (_axis_interval_s(axes[0]) if len(axes) == 3 else None) or _stamps_interval_s(picture)
+    return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]), interval_s)
 
 
 def _is_image(signal: Mapping[str, Any]) -> bool:
@@ -186,13 +201,25 @@ def _axes_sampling_A(axes: Sequence[Mapping[str, Any]]) -> float | None:
     return sizes[0] if plausible else None
 
 
+def _axis_interval_s(axis: Mapping[str, Any]) -> float | None:
+    """Where the frames' axis is one of time."""
+    unit_s = TIMES_S.get(str(axis.get("units") or "").strip().lower())
+    return None if unit_s is None else float(axis.get("scale") or 0) * unit_s
+
+
+def _stamps_interval_s(picture: Mapping[str, Any]) -> float | None:
+    """TIA stamps every frame with whole seconds: from the first to the last they still say the rate."""
+    stamps = np.atleast_1d(picture["original_metadata"].get("ser_header_parameters", {}).get("Time", 0))
+    return float(int(stamps[-1]) - int(stamps[0])) / (len(stamps) - 1) if len(stamps) > 1 else None
+
+
 def _holds_frames(dataset: Any) -> bool:
     """(H, W), (T, H, W), or triplets (T, 3, H, W)."""
     return dataset.ndim in (2, 3) or (dataset.ndim == 4 and dataset.shape[1] == 3)
 
 
 def _read_hdf5(path: Path) -> Movie:
-    """The largest dataset of frames. Nothing in it says a pixel size that every program means alike."""
+    """The largest dataset of frames. Only of recordings of ours is it known where they say their pixel size."""
     h5py = _load("h5py")
     with ExitStack() as opened:
         file = opened.enter_context(h5py.File(path, "r"))
@@ -214,4 +241,18 @@ def _read_hdf5(path: Path) -> Movie:
             )
         single = largest.ndim == 2
         shape = (1, *largest.shape) if single else tuple(largest.shape)
-        return Movie(_Single(largest) if single else _Lazy(largest), shape, largest.dtype, None, opened.pop_all())
+        ours = file.attrs.get("format") == FORMAT and largest.name == "/entry/images/data"
+        known = _recorded(file["entry/frames"]) if ours else (None, None)
+        return Movie(_Single(largest) if single else _Lazy(largest), shape, largest.dtype, *known, opened.pop_all())
+
+
+def _recorded(rows: Any) -> tuple[float | None, float | None]:
+    """Pixel size and interval of the frames whose images are kept: the median, for some may be lost in between."""
+    kept = rows["image"][:] >= 0
+    sampling_A = rows["sampling_A"][:][kept]
+    alike = len(sampling_A) and np.allclose(sampling_A, sampling_A[0], rtol=1e-3, atol=0)
+    for name in ("timestamp", "elapsed_s"):  # the sender's clock, else ours
+        intervals_s = np.diff(rows[name][:][kept])
+        if len(intervals_s) and np.isfinite(intervals_s).all():
+            return float(sampling_A[0]) if alike else None, float(np.median(intervals_s))
+    return float(sampling_A[0]) if alike else None, None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, FileError
-from stream.files import pixel_size_A, read_frames, read_index
+from stream.files import Recording, pixel_size_A, read_frames, read_index
 from stream.formats import is_movie_folder
 from stream.pause import KEYS, Pause, listen
-from stream.sender import Damaged, Exposure, add_sender_arguments, run_sender
+from stream.sender import RATE_HZ, Damaged, Exposure, add_sender_arguments, run_sender
 
 HELP = "publish recorded frames as acquisition software would"
 
@@ -44,10 +44,14 @@ def find_recordings(files: list[Path], index: Path | None, sampling_A: float | N
 
 
 def exposures(
-    recordings: list[tuple[Path, float | None]], header: Mapping[str, Any], loop: bool = False
+    recordings: list[tuple[Path, float | None]],
+    header: Mapping[str, Any],
+    loop: bool = False,
+    rate_Hz: float | None = 0.0,
 ) -> Iterator[Exposure | Damaged]:
     """Every frame of every file, without pixels where it is damaged; with `loop` again and again, each pass a series.
 
+    The header's interval is that of `rate_Hz`, or where that is None the file's own; of the rate 0 there is none.
     FileError at the end of a pass without a frame that can be read: the next one would have none either.
     """
     told: set[Path] = set()
@@ -55,7 +59,7 @@ def exposures(
     while True:
         good = 0
         for path, sampling_A in recordings:
-            for pixels, said in _frames(path, sampling_A, told):
+            for pixels, said in _frames(path, sampling_A, rate_Hz, told):
                 said = {"series": series, **said, **header}
                 good += pixels is not None
                 yield (None, said) if pixels is None else (pixels, said)
@@ -66,11 +70,16 @@ def exposures(
             return
 
 
-def _frames(path: Path, sampling_A: float | None, told: set[Path]) -> Iterator[Exposure | Damaged]:
+def _frames(
+    path: Path, sampling_A: float | None, rate_Hz: float | None, told: set[Path]
+) -> Iterator[Exposure | Damaged]:
     """Of one file; what is damaged is told once a file, and followed by what is not."""
     try:
         with read_frames(path) as recording:
             said = {"sampling": pixel_size_A(recording, sampling_A)}
+            interval_s = recording_interval_s(recording) if rate_Hz is None else 1 / rate_Hz if rate_Hz else None
+            if interval_s is not None:
+                said |= {"frame_interval": interval_s}
             for number in range(len(recording)):
                 try:
                     pixels = recording[number]
@@ -84,6 +93,11 @@ def _frames(path: Path, sampling_A: float | None, told: set[Path]) -> Iterator[E
         yield None, {}
 
 
+def recording_interval_s(recording: Recording) -> float:
+    """From one frame to the next: as the file says, else 25 a second."""
+    return 1 / RATE_HZ if recording.interval_s is None else recording.interval_s
+
+
 def _tell(what: str, path: Path, told: set[Path]) -> None:
     if path not in told:
         told.add(path)
@@ -95,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings, or a folder with its --index")
     parser.add_argument("--sampling", type=float, help="A/px, for files that do not say it or say it wrongly")
     parser.add_argument("--index", type=Path, metavar="CSV", help="index with the columns file, sampling_A_per_px")
-    add_sender_arguments(parser)
+    add_sender_arguments(parser, None, f"as the file says, else {RATE_HZ:g}")
     parser.add_argument("--loop", action="store_true", help="again and again")
     parser.add_argument("--paused", action="store_true", help=f"begin paused; in a terminal {KEYS}")
     parser.add_argument("--dose", type=float, help="e/A^2 in a frame, if known")
@@ -109,18 +123,24 @@ def run(options: argparse.Namespace) -> int:
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: state it as it is")
     recordings = find_recordings(options.files, options.index, options.sampling)
+    rates_Hz: set[float] = set()
     for path, sampling_A in recordings:
         with read_frames(path) as recording:
             pixel_size_A(recording, sampling_A)
+            rates_Hz.add(1 / recording_interval_s(recording))
     header: dict[str, Any] = {"source": options.source}
     if options.rate:
-        header |= {"exposure": 1 / options.rate, "frame_interval": 1 / options.rate}
+        header["exposure"] = 1 / options.rate  # a file's interval says nothing of it: there may be long pauses
     if options.dose is not None:
         header["dose"] = options.dose
+    if options.rate is None:
+        rates = " to ".join(f"{rate_Hz:.4g}" for rate_Hz in sorted({min(rates_Hz), max(rates_Hz)}))
+        told = f"{rates} frames/s: {RATE_HZ:g} where a file says no other, --rate for all"
+        print(told, file=sys.stderr, flush=True)
     pause = Pause(options.paused)
     with listen(pause) as keys:
         if options.paused and not keys:
             raise ConfigError("--paused: expected a terminal to go on from, got none: leave it out")
         if keys:
             print(f"Keys: {KEYS}", file=sys.stderr, flush=True)
-        return run_sender(exposures(recordings, header, options.loop), options, pause.wait)
+        return run_sender(exposures(recordings, header, options.loop, options.rate), options, pause.wait)

@@ -21,6 +21,7 @@ from engine.errors import ConfigError
 from stream.messages import encode
 
 ENDPOINT = "tcp://127.0.0.1:5555"
+RATE_HZ = 25.0  # where nothing says another
 _QUEUE_FRAMES = 16  # what ZeroMQ may hold for one receiver
 _LINGER_S = 30.0  # what is sent still gets out when the sender ends
 
@@ -89,7 +90,7 @@ class Sent:
 def send_frames(
     exposures: Iterable[Exposure | Damaged],
     sender: Sender,
-    rate_Hz: float,
+    rate_Hz: float | None,
     sent: Sent,
     *,
     hold: Callable[[], None] = lambda: None,
@@ -99,6 +100,8 @@ def send_frames(
 ) -> None:
     """Number, stamp and send every exposure, at `rate_Hz` or, where that is 0, as fast as they are taken.
 
+    Where it is None, each `frame_interval` of a header says when the next frame is due.
+
     `sent` counts while it runs, so that an interrupt does not lose the count. `hold` is called before every frame and
     returns once that may leave. Who falls behind goes on at the same rate: a burst to make up for it is nothing that a
     camera does. A frame that cannot be read keeps its number, so that the receiver counts it as missing.
@@ -106,6 +109,8 @@ def send_frames(
     interval_s = 1 / rate_Hz if rate_Hz else 0.0
     started = due = clock()
     for pixels, header in exposures:
+        if rate_Hz is None:
+            interval_s = header.get("frame_interval", 0.0)
         hold()
         late = clock() - due
         if late < 0:
@@ -144,9 +149,11 @@ def run_sender(
     return 2 if sent.skipped else 0
 
 
-def add_sender_arguments(parser: argparse.ArgumentParser, rate_Hz: float = 25.0) -> None:
-    """The flags of a sender."""
-    rate = f"frames a second; 0: as fast as they are taken ({rate_Hz:g})"
+def add_sender_arguments(
+    parser: argparse.ArgumentParser, rate_Hz: float | None = RATE_HZ, said: str | None = None
+) -> None:
+    """The flags of a sender; `said` is what the default of --rate is called, where it is no number."""
+    rate = f"frames a second; 0: as fast as they are taken ({said or f'{rate_Hz:g}'})"
     parser.add_argument("--rate", type=_rate, default=rate_Hz, help=rate)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--bind", default=ENDPOINT, metavar="ENDPOINT", help=f"wait for receivers here ({ENDPOINT})")

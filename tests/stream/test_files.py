@@ -161,6 +161,22 @@ class TestPixelSize:
         with read_frames(tmp_path / "a.ome.tif") as recording:
             assert recording.sampling_A == (expected and pytest.approx(expected))
 
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"imagej": True, "metadata": {"finterval": 0.05}}, 0.05),
+            ({"imagej": True, "metadata": {"finterval": 50, "tunit": "ms"}}, 0.05),
+            ({"imagej": True, "metadata": {"finterval": 0}}, None),
+            ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 0.05}}, 0.05),
+            ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 50, "TimeIncrementUnit": "ms"}}, 0.05),
+            ({}, None),
+        ],
+    )
+    def test_interval_of_a_tiff(self, tmp_path: Path, options: dict[str, object], expected: float | None) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", **options)
+        with read_frames(tmp_path / "a.tif") as recording:
+            assert recording.interval_s == (expected and pytest.approx(expected))
+
     def test_what_is_given_comes_first(self, tmp_path: Path) -> None:
         write_mrc(tmp_path / "a.mrc", STACK, 0.12)
         np.save(tmp_path / "a.npy", STACK)

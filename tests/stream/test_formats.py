@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import ConfigError, FileError
 from stream.files import read_frames
 from stream.formats import is_movie_folder
+from tests.stream.archives import STARTED, archive, record
 
 STACK = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5) * 1000
 NM = 0.0125  # of a pixel
@@ -82,7 +83,7 @@ def write_dm(path: Path, pixels: NDArray[Any], scale: float = NM, units: str = "
     path.write_bytes(DigitalMicrograph(int(path.suffix[-1])).file(pixels, scale, units))
 
 
-def write_ser(path: Path, pixels: NDArray[Any]) -> None:
+def write_ser(path: Path, pixels: NDArray[Any], every_s: int = 0) -> None:
     """A series of images as TIA writes it; its rows go up."""
     count, height, width = pixels.shape
     first = struct.pack("<HHHLLLL", 0x4949, 0x0197, 0x0210, 0x4122, 0x4152, count, count)
@@ -91,8 +92,8 @@ def write_ser(path: Path, pixels: NDArray[Any]) -> None:
     elements = [
         struct.pack("<ddLddLHLL", 0.0, NM * 1e-9, 0, 0.0, NM * 1e-9, 0, _SER_TYPES[one.dtype.name], width, height)
         + one[::-1].tobytes()
-        + struct.pack("<HHL", 0x4152, 0, 1_700_000_000)
-        for one in pixels
+        + struct.pack("<HHL", 0x4152, 0, 1_700_000_000 + number * every_s)
+        for number, one in enumerate(pixels)
     ]
     data_at = offsets_at + 8 * count
     offsets = [data_at + number * len(elements[0]) for number in range(count)]
@@ -210,6 +211,50 @@ class TestGood:
     ) -> None:
         write_dm(tmp_path / "a.dm4", STACK, scale, units)
         assert read(tmp_path / "a.dm4")[1] == (sampling_A and pytest.approx(sampling_A))
+
+
+def interval_s(path: Path) -> float | None:
+    with read_frames(path) as recording:
+        return recording.interval_s
+
+
+class TestInterval:
+    """Seconds from one frame to the next."""
+
+    def test_of_a_time_axis(self, tmp_path: Path) -> None:
+        write_dm(tmp_path / "a.dm4", STACK)
+        write_dm(tmp_path / "one.dm4", STACK[0])
+        write_velox(tmp_path / "scan.emd", {"a": STACK}, scan=True)
+        write_velox(tmp_path / "camera.emd", {"a": STACK})
+        write_emd(tmp_path / "space.emd", STACK)
+        names = ("a.dm4", "one.dm4", "scan.emd", "camera.emd", "space.emd")
+        assert [interval_s(tmp_path / name) for name in names] == [1.0, None, 0.5, 0.04, None]
+
+    def test_of_stamps_in_whole_seconds(self, tmp_path: Path) -> None:
+        write_ser(tmp_path / "a.ser", STACK, every_s=2)
+        write_ser(tmp_path / "fast.ser", STACK)
+        assert [interval_s(tmp_path / name) for name in ("a.ser", "fast.ser")] == [2.0, None]
+
+    def test_of_the_names_of_a_oneview_folder(self, tmp_path: Path) -> None:
+        """Four frames a second; the last second was cut off."""
+        for second, frames in enumerate((4, 4, 1)):
+            folder = tmp_path / f"Hour_00/Minute_00/Second_{second:02}"
+            folder.mkdir(parents=True)
+            for number in range(frames):
+                write_dm(folder / f"a_Frame_{number:04}.dm4", STACK[0])
+            assert interval_s(tmp_path) == (0.25 if second else None)
+
+    @pytest.mark.parametrize("stamped", [True, False])
+    def test_of_recordings_of_ours_and_their_pixel_size(self, tmp_path: Path, stamped: bool) -> None:
+        """By the sender's clock, else ours; one of five results came without its pixels, and one was late."""
+        records = []
+        for number, at in enumerate((0.0, 0.1, 0.2, 0.3, 0.7)):
+            clocks = {"timestamp": STARTED + at if stamped else None, "answered": STARTED + 2 * at}
+            records.append(record(number + 1, pixels=None if number == 3 else STACK[0], **clocks))
+        with read_frames(archive(tmp_path / "a.h5", records)) as recording:
+            assert len(recording) == 4
+            assert recording.interval_s == pytest.approx(0.1 if stamped else 0.2, rel=1e-3)
+            assert recording.sampling_A == 0.2
 
 
 class TestVelox:

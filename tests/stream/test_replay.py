@@ -71,6 +71,16 @@ def test_as_fast_as_they_are_taken_says_no_interval(folder: Path) -> None:
     assert message.frame_interval_s is None
 
 
+@pytest.mark.parametrize(("flags", "interval_s"), [((), 0.02), (("--rate", 200), 0.005)])
+def test_real_time_is_that_of_the_file(
+    folder: Path, flags: tuple[object, ...], interval_s: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tifffile.imwrite(folder / "a.tif", STACK, imagej=True, metadata={"finterval": 0.02})
+    messages = replayed(3, folder / "a.tif", folder / "b.npy", "--sampling", 0.12, *flags)
+    assert [message.frame_interval_s for message in messages] == [interval_s, interval_s, interval_s if flags else 0.04]
+    assert ("25 to 50 frames/s" in capsys.readouterr().err) == (not flags)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_the_index_gives_order_and_pixel_size(folder: Path, named: bool) -> None:
     messages = replayed(3, *([folder] if named else []), "--index", folder / "index.csv", "--rate", 0)

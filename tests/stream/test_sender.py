@@ -102,6 +102,14 @@ def test_rate_zero_does_not_wait() -> None:
     assert wire.sent_at == [100.0] * 3
 
 
+def test_without_a_rate_the_headers_say_when() -> None:
+    wire = Wire()
+    pixels = np.zeros((2, 3), np.uint16)
+    frames = [(pixels, {"sampling": 0.1, "frame_interval": interval_s}) for interval_s in (0.5, 0.1, 0.1)]
+    send_frames(frames, wire, None, Sent(), clock=lambda: wire.time_s, sleep=wire.sleep)  # type: ignore[arg-type]
+    assert wire.sent_at == [100.0, 100.5, 100.6]
+
+
 def test_a_frame_that_cannot_be_read_keeps_its_number_and_its_time() -> None:
     wire, sent, parts = Wire(), Sent(), list[list[bytes | memoryview]]()
     frames = list(three_frames())
