@@ -74,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     with load_detector(options.model, "openvino", options.precision, threads=1) as detector:
         spec, backend = detector.spec, detector.backend
     precision = backend.split()[-1]  # one on every machine
-    job = Job(str(options.model), precision, options.sampling, options.max_drift, options.covered)
+    # Workers of a cluster run elsewhere; a shipped model is known there by its name.
+    model = str(Path(options.model).resolve()) if options.model.endswith(".json") else options.model
+    job = Job(model, precision, options.sampling, options.max_drift, options.covered)
     stats = [(path, os.stat(path)) for path in dict.fromkeys(block.path for block in blocks)]
     plan = {
         "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],

@@ -6,12 +6,14 @@ its machines: connect to a cluster that you trust.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from engine.errors import ConfigError, FileError
 from stream.blocks import Block, Job, Rows, analyse_block
 
+_WORKER_S = 30.0  # how long a cluster may be without any
 _WAITING = 2  # blocks a worker that are on their way, so that none ever waits for work
 
 
@@ -59,7 +62,9 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
     except (OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:120]
         raise ConfigError(f"--scheduler: expected a Dask scheduler, got {scheduler!r} ({cause}): start it") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost connection is told by our own error
     with client:
+        _wait_for_worker(client, scheduler)
         at_once = _WAITING * max(1, sum(client.nthreads().values()))
         left = list(reversed(blocks))
         running: dict[Any, Block] = {}
@@ -70,11 +75,30 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
             running[future] = block
             return future
 
-        done = distributed.as_completed([submit() for _ in range(min(at_once, len(left)))])
-        for future in done:
-            yield running.pop(future), future.result()
-            if left:
-                done.add(submit())
+        try:
+            done = distributed.as_completed([submit() for _ in range(min(at_once, len(left)))])
+            for future in done:
+                yield running.pop(future), future.result()
+                if left:
+                    done.add(submit())
+        except (CancelledError, distributed.comm.CommClosedError, distributed.KilledWorker) as error:
+            raise FileError(
+                f"--scheduler: expected the cluster to live, got {scheduler!r} lost ({type(error).__name__}): "
+                "start it and run again; it goes on"
+            ) from None
+
+
+def _wait_for_worker(client: Any, scheduler: str) -> None:
+    if client.nthreads():
+        return
+    print(f"waiting for a worker of {scheduler}", file=sys.stderr, flush=True)
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_S)
+    except TimeoutError:
+        raise ConfigError(
+            f"--scheduler: expected workers at {scheduler}, got none in {_WORKER_S:g} s: "
+            f"start one, dask worker {scheduler}"
+        ) from None
 
 
 @contextmanager
