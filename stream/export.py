@@ -93,6 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and say on stderr how much there was and what is missing."""
+    if options.output.is_file():  # what is no file, such as /dev/stdout, holds nothing that could be lost
+        raise FileError(f"{options.output}: expected a new file to export to, got one that is there: rename it")
     with Archived(options.recording) as archived:
         count = frames = 0
         with ExitStack() as stack:

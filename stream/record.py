@@ -59,9 +59,11 @@ def run(options: argparse.Namespace) -> int:
         # HDF5 tries to write what it could not once more when the process ends, and that can crash it: leave before.
         print(f"atomstream: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         os._exit(2)
-    print(_said(summary, recorder.ended), file=sys.stderr)
+    there = options.output.exists()  # it is made once serve has answered
+    nothing = f"nothing was recorded: no serve answered at {options.endpoint}"
+    print(_said(summary, recorder.ended) if there else nothing, file=sys.stderr)
     if options.json:
-        print(json.dumps(asdict(summary)), flush=True)
+        print(json.dumps(asdict(summary) | ({} if there else {"output": None})), flush=True)
     return 0
 
 
@@ -75,6 +77,7 @@ def record(recorder: Recorder, endpoint: str, max_bytes: int, stop: Stop) -> Non
             socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise endpoint_error("endpoint", endpoint, error) from None
+        print(f"waiting for serve, started with --record {endpoint}", file=sys.stderr, flush=True)
         socket.send(encode_report(recorder.settle()))
         while not stop.is_set() and recorder.ended is None:
             try:

@@ -118,6 +118,15 @@ class TestMistakes:
         assert "expected a file to write to" in self.one_line(capsys, recording, "--output", tmp_path / "no" / "a.xyz")
         assert "expected a recording, got " in self.one_line(capsys, tmp_path / "b.h5", "--output", tmp_path / "b.csv")
 
+    def test_a_file_that_is_there_is_kept(
+        self, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("a.csv", "a.extxyz"):
+            (tmp_path / name).write_text("mine")
+            said = self.one_line(capsys, recording, "--output", tmp_path / name)
+            assert f"{name}: expected a new file to export to, got one that is there" in said
+            assert (tmp_path / name).read_text() == "mine"
+
     def test_classes_that_nobody_named(self, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with h5py.File(recording, "r+", libver="latest") as file:
             file["entry/atoms/class_id"][0] = 9

@@ -195,13 +195,28 @@ def test_it_waits_for_a_service_that_comes_later(tmp_path: Path) -> None:
     code = "import sys; from stream.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "record", "--endpoint", endpoint, "--output", str(tmp_path / "a.h5")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        time.sleep(0.3)
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"waiting for serve, started with --record {endpoint}\n"
         with bench(policy="lossless", record=endpoint) as peers:
             send(peers, range(1, 4))
             wait_until(lambda: recording(peers)["written"] == 3)
             peers.stop()
             process.communicate(timeout=PATIENCE_S)
     assert numbers(tmp_path / "a.h5") == [1, 2, 3]
+
+
+def test_stopped_before_a_service_came(tmp_path: Path) -> None:
+    code = "import sys; from stream.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "record", "--endpoint", "tcp://127.0.0.1:9", "--json"]
+    command += ["--output", str(tmp_path / "a.h5")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert err == "nothing was recorded: no serve answered at tcp://127.0.0.1:9\n"
+    assert json.loads(out)["output"] is None
+    assert not (tmp_path / "a.h5").exists()
 
 
 class TestMistakes:
