@@ -13,8 +13,11 @@ import time
 import traceback
 
 import numpy as np
-import zmq
 
+try:
+    import zmq
+except ImportError:  # not part of what GMS installs: said when it is executed
+    zmq = None
 try:
     import DigitalMicrograph as DM  # noqa: N817 - its name everywhere
 except ImportError:  # outside of it, where only the functions can be used
@@ -205,6 +208,12 @@ class Listener(DM.Py_ScriptObject if DM else object):
 
 def execute():
     """Start with the image in front, or stop what runs."""
+    if zmq is None:
+        print(
+            "Atomstream: expected pyzmq in DigitalMicrograph's Python, got none: "
+            "in an Anaconda prompt as administrator, activate GMS_VENV_PYTHON, then pip install pyzmq"
+        )
+        return
     running = getattr(DM, SLOT, None)
     if running is not None:
         running.stop()

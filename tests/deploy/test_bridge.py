@@ -103,6 +103,15 @@ def execute(monkeypatch, microscope=None, endpoint=ANY_PORT):
     return module
 
 
+def test_without_pyzmq_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "zmq", None)
+    execute(monkeypatch, DigitalMicrograph(Image(np.zeros((4, 4), np.uint8))))
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith("Atomstream: expected pyzmq in DigitalMicrograph's Python, got none: ")
+    assert said.endswith("pip install pyzmq\n")
+
+
 @pytest.fixture
 def script(monkeypatch):
     return execute(monkeypatch)
