@@ -39,8 +39,8 @@ LENGTHS_A = {
 PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
 TIMES_S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "min": 60.0}
 _READERS = {".dm3": "digitalmicrograph", ".dm4": "digitalmicrograph", ".emd": "emd", ".ser": "tia"}
-_HDF5 = (".h5", ".hdf5", ".hdf")
-SUFFIXES = (*_READERS, *_HDF5)
+HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
+SUFFIXES = (*_READERS, *HDF5)
 _ONEVIEW = re.compile(r"Hour_(\d+)/Minute_(\d+)/Second_(\d+)/[^/]*_Frame_(\d+)\.dm[34]$")
 _MAX_CHUNK_BYTES = 2**30  # what is uncompressed at once, whatever part of it is wanted
 
@@ -80,7 +80,7 @@ class Movie:
 def read_movie(path: Path) -> Movie:
     """Open a file by its suffix, one of SUFFIXES; whatever its reader raises where it is damaged."""
     suffix = path.suffix.lower()
-    return _read_hdf5(path) if suffix in _HDF5 else _read_vendor(path, _READERS[suffix])
+    return _read_hdf5(path) if suffix in HDF5 else _read_vendor(path, _READERS[suffix])
 
 
 def is_movie_folder(path: Path) -> bool:

@@ -16,6 +16,7 @@ import zmq
 
 from engine.errors import ConfigError, FileError
 from stream.archive import COMPRESSIONS, import_h5py
+from stream.formats import HDF5
 from stream.receiver import endpoint_error
 from stream.recorder import Recorder, Summary
 from stream.recording import encode_report
@@ -99,8 +100,10 @@ def _check(options: argparse.Namespace) -> None:
     import_h5py()
     if options.output is None:
         raise ConfigError("--output: expected the name of a new file, got none: add --output FILE.h5")
-    if options.output.suffix.lower() not in (".h5", ".hdf5", ".nxs"):
-        raise ConfigError(f"{options.output}: expected a name in .h5, got {options.output.suffix!r}: rename it")
+    if options.output.suffix.lower() not in HDF5:
+        raise ConfigError(
+            f"{options.output}: expected a name in {', '.join(HDF5)}, got {options.output.suffix!r}: rename it"
+        )
     if options.output.exists():
         raise FileError(f"{options.output}: expected a new file to record to, got one that is there: rename it")
     if not os.access(options.output.parent, os.W_OK):

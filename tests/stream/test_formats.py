@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ConfigError, FileError
 from stream.files import read_frames
-from stream.formats import is_movie_folder
+from stream.formats import HDF5, is_movie_folder
 from tests.stream.archives import STARTED, archive, record
 
 STACK = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5) * 1000
@@ -243,6 +243,10 @@ class TestInterval:
             for number in range(frames):
                 write_dm(folder / f"a_Frame_{number:04}.dm4", STACK[0])
             assert interval_s(tmp_path) == (0.25 if second else None)
+
+    @pytest.mark.parametrize("suffix", HDF5)
+    def test_every_name_that_a_recording_may_have(self, tmp_path: Path, suffix: str) -> None:
+        assert read(archive(tmp_path / f"a{suffix}", [record(1, pixels=STACK[0])]))[1] == 0.2
 
     @pytest.mark.parametrize("stamped", [True, False])
     def test_of_recordings_of_ours_and_their_pixel_size(self, tmp_path: Path, stamped: bool) -> None:

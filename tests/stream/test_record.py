@@ -224,7 +224,7 @@ class TestMistakes:
         ("flags", "expected"),
         [
             ([], "--output: expected the name of a new file, got none"),
-            (["--output", "a.csv"], "a.csv: expected a name in .h5, got '.csv': rename it"),
+            (["--output", "a.csv"], "a.csv: expected a name in .h5, .hdf5, .hdf, .nxs, got '.csv': rename it"),
             (["--output", "absent/a.h5"], "expected a folder to record to"),
             (["--output", "a.h5", "--reserve-MB", "-1"], "--reserve-MB: expected a number from 0 to 10^9, got -1"),
             (["--output", "a.h5", "--max-message-MB", "nan"], "--max-message-MB: expected a number from 0 to 10^9"),
