@@ -37,7 +37,5 @@ def graphene() -> Recipe:
             Round(1600, 3e-4, beta=0.0),
             Round(5500, 8e-4),
             Round(3000, 3e-4, beta=0.0),
-            Round(2000, 5e-4),
-            Round(1700, 2e-4, beta=0.0),
         ),
     )
