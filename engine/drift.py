@@ -82,8 +82,8 @@ def register(
     product = _product(reference, moved, finest_px)
     if product is None:  # a constant image lies as well anywhere
         return Registration((0.0, 0.0), 1.0)
-    first, rival, signs = _search(product, reference.shape, finest_px, around, within_px)
-    return Registration(_again(reference, moved, first, finest_px, signs), rival)
+    first, rival, agreement = _search(product, reference.shape, finest_px, around, within_px)
+    return Registration(_again(reference, moved, first, finest_px, agreement), rival)
 
 
 def _search(
@@ -93,16 +93,18 @@ def _search(
     around: tuple[float, float],
     within_px: float,
 ) -> tuple[tuple[float, float], float, NDArray[np.float32]]:
-    """The shift at which all cells together fit best, its rival, and the sign of each cell there."""
+    """The shift at which all cells together fit best, its rival, and how far each cell agrees with it, -1 to 1."""
     cells = _cells((shape[0], shape[1]), finest_px)
     ys, xs = (_grid(size, centre, within_px) for size, centre in zip(shape, around, strict=True))
     along_y = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(shape[0]))).astype(np.complex64)
     along_x = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(shape[1]), xs)).astype(np.complex64)
     parts = np.empty((len(cells.edges) - 1, len(ys), len(xs)), np.float32)
-    for part, (begin, end) in zip(parts, pairwise(cells.edges), strict=True):  # one by one: all waves at once are large
+    most = np.empty(len(parts))  # of a cell all of whose frequencies agree
+    for k, (begin, end) in enumerate(pairwise(cells.edges)):  # one by one: all waves at once are large
         rows, columns = cells.rows[begin:end], cells.columns[begin:end]
         values = product[rows, columns] * cells.weight[begin:end]
-        part[:] = ((along_y[:, rows] * values) @ along_x[columns]).real
+        most[k] = np.abs(values).sum(dtype=np.float64)
+        parts[k] = ((along_y[:, rows] * values) @ along_x[columns]).real
     fits = _fits(parts)
     from_around = np.hypot((ys - around[0])[:, None], xs - around[1])
     allowed = from_around <= max(1.0, within_px)
@@ -117,7 +119,8 @@ def _search(
         rival = (float(fits[others].max()) - level) / spread
     else:  # nothing tells one shift from another
         rival = 1.0
-    return (float(ys[y]), float(xs[x])), max(0.0, rival), np.sign(parts[:, y, x]).astype(np.float32)
+    agreement = parts[:, y, x] / np.maximum(most, np.finfo(np.float32).tiny)
+    return (float(ys[y]), float(xs[x])), max(0.0, rival), agreement.astype(np.float32)
 
 
 def _fits(parts: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,9 +174,12 @@ def _again(
     moved: NDArray[np.float32],
     first: tuple[float, float],
     finest_px: float,
-    signs: NDArray[np.float32],
+    agreement: NDArray[np.float32],
 ) -> tuple[float, float]:
-    """The shift to a fraction of a pixel, on what both images have in view by the first measurement."""
+    """The shift to a fraction of a pixel, on what both images have in view by the first measurement.
+
+    A cell whose frequencies agree says more of it than one of noise, or of contrast that moves with the focus.
+    """
     whole = round(first[0]), round(first[1])
     height, width = (size - abs(one) for size, one in zip(reference.shape, whole, strict=True))
     if 2 * height < reference.shape[0] or 2 * width < reference.shape[1]:
@@ -187,7 +193,7 @@ def _again(
     product = _product(one, other, finest_px)
     if product is None:
         return first
-    product *= signs[_cells(one.shape, finest_px).number]
+    product *= agreement[_cells(one.shape, finest_px).number]
     rest = _refine(product, one.shape, (first[0] - whole[0], first[1] - whole[1]), _STEPS)
     return whole[0] + float(rest[0]), whole[1] + float(rest[1])
 
