@@ -104,9 +104,12 @@ class Detector:
         self._network = network
 
     @property
-    def waits_for_device(self) -> bool:
-        """Whether `prepare` and `locate` mostly wait: threads must not keep each other from them."""
-        return False
+    def places(self) -> int:
+        """Frames that a device has room for on their way; 0 where the CPU computes.
+
+        Where there are any, `prepare` and `locate` mostly wait: threads must not keep each other from them.
+        """
+        return 0
 
     @property
     def backend(self) -> str:

@@ -22,7 +22,7 @@ from engine.bonds import allowed
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
 from engine.device import Device, one_line
-from engine.device_plan import DeviceNetwork, Kind, Place, Plan, candidates_in
+from engine.device_plan import PLACES, DeviceNetwork, Kind, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
 from engine.errors import AtomstreamError, DeviceError, FrameError
 from engine.frame import Frame
@@ -118,9 +118,9 @@ class GpuDetector(Detector):
         return self._cpu is not None
 
     @property
-    def waits_for_device(self) -> bool:
-        """For the GPU, or for one of its places, which only `locate` gives back."""
-        return not self.lost
+    def places(self) -> int:
+        """Each is given back by `locate` alone; `prepare` waits where none is free."""
+        return 0 if self.lost else PLACES
 
     def take(self, frame: Frame) -> Frame:
         """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""

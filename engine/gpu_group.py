@@ -47,9 +47,9 @@ class GpuGroup(Detector):
         return working[0].backend if len(working) == 1 else f"{len(working)} x {working[0].backend}"
 
     @property
-    def waits_for_device(self) -> bool:
-        """While any of them computes on its GPU."""
-        return any(member.waits_for_device for member in self._members)
+    def places(self) -> int:
+        """On all GPUs that are not lost."""
+        return sum(member.places for member in self._members)
 
     def take(self, frame: Frame) -> Frame:
         """As the GPU takes it whose turn it is."""

@@ -64,7 +64,8 @@ class ServeConfig:
     frames_at_once: int | None = _option(
         None,
         "frames in the network side by side, each on its share of the threads; "
-        "unset: 1 with policy latest, for the least latency; one a thread, up to 8, with lossless, for the most frames",
+        "unset: 1 with policy latest, for the least latency; one a thread, up to 8, with lossless, for the most "
+        "frames; on a GPU as many as it has places for, 3",
         least=1,
         most=64,
     )

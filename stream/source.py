@@ -1,6 +1,7 @@
 """One source: frames in, atoms out. Threads that receive and decode, find atoms, and publish; what waits between.
 
-One engine thread takes a frame from pixels to atoms; with policy lossless there are several, each on another frame.
+One engine thread takes a frame from pixels to atoms; with policy lossless, or on a GPU, there are several, each on
+another frame.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -66,8 +68,8 @@ class Source:
         self._stopping = Event()
         self._until_s = 0.0
         self._receiving = self._thread("receive", self._receive)
-        engines = range(_engines(config.side_by_side))
-        self._engines = [self._thread(f"engine {number}", self._find_atoms) for number in engines]
+        engines = range(_engines(config, detector.places))
+        self._engines = [self._thread(f"engine {rank}", partial(self._find_atoms, rank)) for rank in engines]
         self._publishing = self._thread("publish", self._publish)
         spec, self._backend = detector.spec, detector.backend
         self.lost: str | None = None  # why no frame can be answered any more
@@ -206,8 +208,12 @@ class Source:
 
     # ---- engine threads ----
 
-    def _find_atoms(self) -> None:
-        while (taken := self._turns.take(self._slot.get)) is not None:
+    def _find_atoms(self, rank: int) -> None:
+        # Once a GPU is lost fewer threads are needed: frames in the hands of more would wait for the CPU, and grow old.
+        while rank < _engines(self.config, self._detector.places):
+            taken = self._turns.take(self._slot.get)
+            if taken is None:
+                return
             number, exposure = taken
             try:
                 located: Located | None = self._locate(number, exposure)
@@ -222,7 +228,7 @@ class Source:
         begun_s = time.perf_counter()
         # One thread at a time: two that take Python's lock in turns, a hundred times a frame, are slower than one.
         # Not beside a GPU: who prepares may wait for a place that only who locates gives back.
-        beside: AbstractContextManager[Any] = nullcontext() if self._detector.waits_for_device else self._beside_network
+        beside: AbstractContextManager[Any] = nullcontext() if self._detector.places else self._beside_network
         exposure = self._stack(number, exposure, beside)
         doubts = () if exposure.triplet is None else exposure.triplet.doubts
         with beside:
@@ -306,5 +312,12 @@ class Source:
             self.metrics.dropped(reason, frames)
 
 
-def _engines(at_once: int) -> int:
+def _engines(config: ServeConfig, places: int) -> int:
+    """Engine threads for a detector with so many places on its device.
+
+    With policy latest as many: a frame is taken when a place is free for it, and until then gives way to a newer one.
+    """
+    if places and config.frames_at_once is None:
+        return places + (config.policy == "lossless")  # one applies references while the others have the places
+    at_once = config.side_by_side
     return at_once if at_once == 1 else at_once + _BESIDE

@@ -52,7 +52,7 @@ class FakeDetector:
 
     spec: ModelSpec = SPEC
     backend: str = "fake f32"
-    waits_for_device: bool = False
+    places: int = 0
     before_infer: Callable[[Prepared], None] = lambda prepared: None
     before_locate: Callable[[Frame], None] = lambda frame: None
     seen: list[Frame] = field(default_factory=list)

@@ -17,6 +17,7 @@ from engine.drift import Registration
 from engine.errors import ConfigError, DeviceError, FrameError
 from engine.frame import Frame
 from engine.gpu_detector import GpuDetector
+from engine.gpu_group import GpuGroup
 from engine.network import Maps
 from engine.prepare import Prepared
 from engine.spec import ModelSpec
@@ -204,6 +205,55 @@ class TestPolicies:
             peers.until_settled(50)
         assert max(most) == 1
 
+    def test_latest_fills_the_places_of_a_device_with_the_newest_and_no_more(self) -> None:
+        """And the answers are in order, whichever is done first."""
+        gate, inside, most = Gate(), [], []
+
+        def infer(prepared: object) -> None:
+            inside.append(1)
+            most.append(len(inside))
+            gate(prepared)
+            inside.pop()
+
+        detector = FakeDetector(places=3, before_infer=infer)
+        with bench(detector) as peers:
+            for number in range(3):
+                peers.send(number)
+                wait_until(lambda number=number: len(most) == number + 1)
+            for number in range(3, 10):  # there is no place for them: the last wins
+                peers.send(number)
+            wait_until(lambda: peers.source.accounting.totals().received == 10)
+            assert len(detector.seen) == 3
+            gate.open.set()
+            assert [peers.next("atoms").header["frame"] for _ in range(4)] == [0, 1, 2, 9]
+            assert peers.until_settled(10) == {"superseded": 6}
+        assert max(most) == 3
+
+    def test_latest_is_one_frame_at_a_time_again_once_the_device_is_lost(self) -> None:
+        """Frames in the hands of threads that wait for the CPU would grow old there."""
+        inside: list[int] = []
+        most: list[int] = []
+
+        def infer(prepared: object) -> None:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+        detector = FakeDetector(places=4, before_infer=infer)
+        with bench(detector) as peers:
+            detector.places = 0
+            for number in range(12):  # those that wait already take one more
+                peers.send(number)
+                peers.until_settled(number + 1)
+            most.clear()
+            for number in range(12, 50):
+                peers.send(number)
+                time.sleep(0.001)
+            peers.until_settled(50)
+            assert sum(thread.name.startswith("camera engine") for thread in threading.enumerate()) == 1
+        assert max(most) == 1
+
 
 class TestHostile:
     def test_each_bad_message_is_counted_and_the_loop_goes_on(self) -> None:
@@ -348,6 +398,30 @@ class TestDevice:
                 peers.send(number, np.full((64, 64), 7, np.uint16))
             assert [peers.next("atoms").header["frame"] for _ in range(24)] == list(range(24))
             assert peers.until_settled(24) == {}
+
+    def test_latest_keeps_every_gpu_of_several_at_work(
+        self,
+        cuda_on_cpu: HostDevice,  # noqa: F811
+        tiny_model: Path,
+    ) -> None:
+        """Frame after frame, a GPU that waited for the one before would never be two at once."""
+        all_are_busy = threading.Barrier(2)
+        spec, members = ModelSpec.read(tiny_model), []
+
+        def meet(stream: Any) -> None:
+            all_are_busy.wait(PATIENCE_S / 4)
+
+        for _ in range(2):
+            device = HostDevice(cuda_on_cpu._functions)
+            members.append(GpuDetector(spec, device, HostNetwork(device, tiny_model, spec, meet)))
+        detector = GpuGroup(members)
+        with detector, bench(detector, policy="latest") as peers:  # type: ignore[arg-type]
+            for number in range(4):
+                peers.send(number, np.full((64, 64), 7, np.uint16))
+                wait_until(lambda number=number: peers.source.accounting.totals().received > number)
+                wait_until(lambda: len(peers.source._slot) == 0)
+            assert [peers.next("atoms").header["frame"] for _ in range(4)] == [0, 1, 2, 3]
+            assert peers.until_settled(4) == {}
 
     @pytest.mark.parametrize("reason", ["no_engine", "no_memory"])
     def test_what_it_cannot_take_yet_is_a_drop_with_a_reason(self, reason: str) -> None:
