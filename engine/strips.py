@@ -42,14 +42,16 @@ def cut(shape: tuple[int, int], most_pixels: int, reach: int, multiple: int) -> 
     if height * width <= most_pixels:
         return (Strip(0, height, 0, height),)
     overlap = _overlap(reach, multiple)
-    rows = most_pixels // width // multiple * multiple
-    step = rows - 2 * overlap
-    if step <= 0:
+    most_rows = most_pixels // width // multiple * multiple
+    if most_rows <= 2 * overlap:
         raise FrameError(
             "no_memory",
             f"GPU expects memory for {least_pixels(shape, reach, multiple)} network pixels, got {most_pixels}: "
             "allow more, crop or bin the frame",
         )
+    # As few strips as memory allows, then each as low as so many can be: the rows that they overlap by are run twice.
+    count = -(-(height - 2 * overlap) // (most_rows - 2 * overlap))
+    rows = 2 * overlap + -(-(height - 2 * overlap) // (count * multiple)) * multiple
     strips = []
     first = 0
     while first < height:

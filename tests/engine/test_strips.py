@@ -34,6 +34,12 @@ def test_what_fits_is_one():
     assert cut((64, 32), 64 * 32, 50, 16) == (Strip(0, 64, 0, 64),)
 
 
+def test_strips_are_no_higher_than_so_many_have_to_be():
+    """At 4096 x 4096, where memory is for 3904 rows, two of these would run nearly twice the frame."""
+    strips = cut((4096, 4096), 3904 * 4096, 320, 16)
+    assert [(strip.top, strip.bottom) for strip in strips] == [(0, 2368), (1728, 4096)]
+
+
 def test_too_little_memory_for_any_strip_is_said():
     with pytest.raises(FrameError, match="GPU expects memory for 9216 network pixels, got 4096: allow more") as caught:
         cut((256, 64), 4096, 60, 16)
