@@ -24,6 +24,7 @@ from engine.spec import ModelSpec
 from engine.strips import REACH_A, Strip, cut, least_pixels
 
 PLACES = 3  # frames on their way: one is uploaded, one computed, one read
+PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that changes its binning
 
 _LIKELY = 8  # of so many cells one holds a candidate, at most; more are fetched in a second step
 _LEAST_ROWS = 1024
@@ -167,6 +168,11 @@ class Plan:
         self.free: SimpleQueue[Place] = SimpleQueue()
         for _ in range(PLACES):
             self.free.put(Place(device, kind, count))
+
+    @property
+    def bound(self) -> bool:
+        """Whether the network was put onto this plan's buffers, and so need not be ready for another."""
+        return self._enqueue is not None
 
     def run(self, stream: Stream, place: Place) -> None:
         """Put a frame into the stream, from its raw pixels on the device to its candidates in host memory."""

@@ -22,7 +22,7 @@ from engine.bonds import allowed
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
 from engine.device import Device, one_line
-from engine.device_plan import PLACES, DeviceNetwork, Kind, Place, Plan, candidates_in
+from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
 from engine.errors import AtomstreamError, DeviceError, FrameError
 from engine.frame import Frame
@@ -30,7 +30,6 @@ from engine.network import Maps
 from engine.prepare import Prepared, network_shape
 from engine.spec import ModelSpec
 
-_PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that changes its binning
 _BYTES_PER_PIXEL = 64  # of activations, a network pixel
 _LOG = logging.getLogger("atomstream")
 
@@ -149,7 +148,8 @@ class GpuDetector(Detector):
         plan, place = prepared.ticket.plan, prepared.ticket.place
         try:
             with self._order:
-                self._device_network.ready(plan.strip_size)
+                if not plan.bound:
+                    self._device_network.ready(plan.strip_size)
                 self._device.wait(self._computes, place.uploaded)
                 plan.run(self._computes, place)
                 self._device.record(place.done, self._computes)
@@ -192,7 +192,7 @@ class GpuDetector(Detector):
         kind = Kind(shape, network_shape(frame, self.spec), dtype, frame.mask is not None, frame.sampling_A)
         plan = self._plans.get(kind)
         if plan is None:
-            while len(self._plans) >= _PLANS:
+            while len(self._plans) >= PLANS:
                 self._plans.popitem(last=False)
             plan = self._plans[kind] = self._make_plan(kind)
         self._plans.move_to_end(kind)

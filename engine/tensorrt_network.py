@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from engine.device import Array, Device, Stream
+from engine.device_plan import PLANS
 from engine.engine_cache import EngineCache, EngineKey
 from engine.errors import DeviceError, FrameError, ModelError
 from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
@@ -83,7 +84,7 @@ class TensorRtNetwork:
 
     def __init__(self, device: Device, source: EngineSource, ranges: tuple[ShapeRange, ...]) -> None:
         self._device, self._source = device, source
-        self._engines = [_load(device, source, ranges)]  # the one of the start, then the one that was built last
+        self._engines = [_load(device, source, ranges)]  # the one of the start, then those that were built last
         self._building: Thread | None = None
         self._built: list[_Engine] = []
         self._refused: dict[Size, str] = {}  # sizes that could not be built for: another try would take as long
@@ -101,7 +102,7 @@ class TensorRtNetwork:
         if self._building is not None and not self._building.is_alive():
             self._building = None
             if self._built:
-                self._engines[1:] = [self._built.pop()]
+                self._engines[1:] = [*self._engines[1:], self._built.pop()][-PLANS:]  # one for each plan that is kept
         if self._engine_for(size) is not None:
             return
         if size in self._refused:

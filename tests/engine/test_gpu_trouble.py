@@ -69,6 +69,18 @@ class TestTrouble:
                 detector.detect(some_frame(draw_frame))
         assert detector._most_pixels == before
 
+    def test_a_kind_of_frame_that_has_its_engine_keeps_it(self, make, tiny_model, draw_frame):
+        """Whatever is built for others meanwhile."""
+        detector = make(tiny_model)
+        frame = some_frame(draw_frame)
+        detector.detect(frame)
+
+        def gone(size):
+            raise FrameError("no_engine", "GPU expects an engine, got none yet: wait")
+
+        detector._device_network.ready = gone
+        assert len(detector.detect(frame)) > 0
+
     @pytest.mark.parametrize("step", ["upload", "wait", "synchronize"])
     def test_a_lost_device_hands_over_to_the_cpu(
         self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, step

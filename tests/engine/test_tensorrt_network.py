@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engine import FrameError, ModelError, tensorrt_network
+from engine.device_plan import PLANS
 from engine.errors import DeviceError
 from engine.tensorrt_build import Built, ShapeRange
 from engine.tensorrt_module import Edition
@@ -195,6 +196,25 @@ class TestOtherSizes:
         exact = (ShapeRange((512, 256), (512, 256), (512, 256)),)
         assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
         assert [call[1] for call in fake.calls if call[0] == "build"] == [(ANY,), exact]
+
+    def test_as_many_large_sizes_are_kept_as_plans(self, fake):
+        """Two cameras with frames beyond the first engine would else drive each other's engine out for ever."""
+        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        sizes = [(512 * k, 512) for k in range(1, PLANS + 2)]
+
+        def build(size):
+            with pytest.raises(FrameError, match="none yet"):
+                network.ready(size)
+            network._building.join()
+            network.ready(size)
+
+        for size in sizes[:PLANS]:
+            build(size)
+        for size in sizes[:PLANS]:
+            network.ready(size)
+        build(sizes[PLANS])  # and they do not pile up
+        with pytest.raises(FrameError, match="none yet"):
+            network.ready(sizes[0])
 
     def test_a_build_that_fails_is_told_with_the_frame(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (ANY,))
