@@ -240,6 +240,27 @@ class Plan:
         return self._enqueue
 
 
+class Ledger:
+    """A device that only counts what a `Plan` would take of its memory, in bytes."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        self.bytes += math.prod(shape) * np.dtype(dtype).itemsize
+        return self.pinned(shape, dtype)
+
+    def constant(self, values: NDArray[Any]) -> Array:
+        self.bytes += values.nbytes
+        return values
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    def event(self) -> None:
+        pass
+
+
 def candidates_in(found: NDArray[np.uint8]) -> tuple[int, NDArray[Any]]:
     """How many candidates the kernel counted, and those of them that are here."""
     rows = found.view(CANDIDATE)

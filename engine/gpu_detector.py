@@ -10,6 +10,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Lock, RLock
 from typing import Any
@@ -22,7 +23,7 @@ from engine.bonds import allowed
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
 from engine.device import Device, one_line
-from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Place, Plan, candidates_in
+from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Ledger, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
 from engine.errors import AtomstreamError, DeviceError, FrameError
 from engine.frame import Frame
@@ -97,11 +98,13 @@ class GpuDetector(Detector):
     ) -> None:
         self.spec = spec
         self._device, self._device_network = device, network
+        self._memory_MB = memory_MB
         self._budget_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
         self._most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
         self._plans: OrderedDict[Kind, Plan] = OrderedDict()
         self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
-        self._order = RLock()  # of what goes into the streams; never held while waiting for a place or the device
+        self._order = RLock()  # of what goes into the streams
+        # The lock is never held while waiting for a place, and for the device only where buffers are freed.
         self._fallback, self._handing_over = fallback, Lock()
         self._cpu: Detector | None = None
 
@@ -157,7 +160,8 @@ class GpuDetector(Detector):
             self._take_over(error)
             raise FrameError("internal", f"{error}; the CPU takes over") from None
         except FrameError as error:
-            self._shrink(error, plan)
+            with suppress(DeviceError):  # the next frame finds it lost
+                self._shrink(error, plan)
             raise
         return DeviceMaps(plan.maps[0], prepared.ticket)
 
@@ -179,6 +183,8 @@ class GpuDetector(Detector):
 
     def close(self) -> None:
         """Free the network, the buffers and what has taken over."""
+        with suppress(DeviceError):  # of one that is lost nothing runs any more
+            self._finish()
         self._plans.clear()
         self._device_network.close()
         if self._cpu is not None:
@@ -192,21 +198,51 @@ class GpuDetector(Detector):
         kind = Kind(shape, network_shape(frame, self.spec), dtype, frame.mask is not None, frame.sampling_A)
         plan = self._plans.get(kind)
         if plan is None:
-            while len(self._plans) >= PLANS:
+            if len(self._plans) >= PLANS:
+                self._finish()
                 self._plans.popitem(last=False)
             plan = self._plans[kind] = self._make_plan(kind)
         self._plans.move_to_end(kind)
         return plan
 
     def _make_plan(self, kind: Kind) -> Plan:
-        limits = self._most_pixels, self._budget_pixels
         try:
-            return Plan(self._device, self.spec, self._device_network, kind, *limits)
-        except FrameError:
-            if not self._plans:
-                raise
-        self._plans.clear()  # the buffers of other frames may be what is in the way
-        return Plan(self._device, self.spec, self._device_network, kind, *limits)
+            return self._plan(self._device, kind)
+        except FrameError as error:
+            failed = error
+        if self._plans:
+            self._finish()
+            self._plans.clear()  # the buffers of other frames may be what is in the way
+            try:
+                return self._plan(self._device, kind)
+            except FrameError as error:
+                failed = error
+        raise self._no_room(kind, failed) from None
+
+    def _plan(self, device: Device | Ledger, kind: Kind) -> Plan:
+        on: Any = device
+        return Plan(on, self.spec, self._device_network, kind, self._most_pixels, self._budget_pixels)
+
+    def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
+        """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
+        if failed.reason != "no_memory":
+            return failed
+        ledger, said, lower = Ledger(), str(failed), False
+        with suppress(FrameError):  # strips that cannot be cut: that is what failed
+            plan = self._plan(ledger, kind)
+            said = (
+                f"GPU expects {ledger.bytes / 1e6:.0f} MB for buffers of {kind.shape[1]} x {kind.shape[2]} frames "
+                f"with a limit of {self._memory_MB:g} MB, got {one_line(failed)}; or raise the limit"
+            )
+            lower = self._shrink(failed, plan)
+        return FrameError("no_memory", said) if lower or self._fallback is None else DeviceError(said)
+
+    def _finish(self) -> None:
+        """Wait for all that was enqueued: it may be at work on buffers that are to be freed."""
+        for stream in (self._uploads, self._computes, self._fetches):
+            done = self._device.event()
+            self._device.record(done, stream)
+            self._device.synchronize(done)  # SYNC: where buffers are freed, so never in mid-stream
 
     def _upload(self, frame: Frame, place: Place) -> None:
         if not place.located:
@@ -242,15 +278,17 @@ class GpuDetector(Detector):
         self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
         return candidates_in(everything)[1]
 
-    def _shrink(self, error: FrameError, plan: Plan) -> None:
-        """After a run that found no memory: strips of half the size from the next frame on, where they can be lower."""
+    def _shrink(self, error: FrameError, plan: Plan) -> bool:
+        """After a frame that found no memory: strips of half the size from the next on, if they can be lower."""
         ran = math.prod(plan.strip_size)
         if error.reason != "no_memory" or ran <= plan.least_pixels:
-            return
+            return False
         with self._order:
             self._most_pixels = min(self._most_pixels, ran) // 2
+            self._finish()
             self._plans.clear()
         _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self._most_pixels)
+        return True
 
     def _take_over(self, error: DeviceError) -> Detector:
         """What goes on after the device is lost; the error where nothing may."""

@@ -54,6 +54,9 @@ class ServeConfig:
     )
     backend: str = _option("auto", "what runs the network: openvino on the CPU, tensorrt or torch on a GPU, or auto")
     precision: str = _option("auto", "auto, f32, bf16, f16 or int8; auto takes the fastest that model and device have")
+    memory_MB: float = _option(
+        4096.0, "of a GPU's memory, roughly, in 10^6 bytes; larger frames run in strips", least=1
+    )
     covered: bool = _option(
         False, "report atoms under contamination too, flagged; else results say only how many they are"
     )

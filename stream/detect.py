@@ -120,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlay-frame", type=int, metavar="N", help="which, counted from 0 (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16, f16 or int8 (auto)")
+    parser.add_argument("--memory-MB", type=float, default=4096.0, metavar="MB", help="of a GPU's memory (4096)")
     parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
     add_covered_argument(parser)
     add_drift_argument(parser)
@@ -127,10 +128,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Detect, and say on stderr how many atoms there were."""
-    for name in ("sampling", "rate", "threads"):
+    for name in ("sampling", "rate", "threads", "memory_MB"):
         value = getattr(options, name)
         if value is not None and not 0 < value < 1e9:
-            raise ConfigError(f"--{name}: expected a number over 0, got {value:g}: correct it, or leave it out")
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: expected a number over 0, got {value:g}: correct it, or leave it out"
+            )
     check_drift(options.max_drift)
     count = count_samples(options.files, options.sampling, model_channels(options.model))
     picture = _picture(options, count)
@@ -139,7 +142,11 @@ def run(options: argparse.Namespace) -> int:
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with (
         load_detector(
-            options.model, precision=options.precision, threads=options.threads, device=options.device
+            options.model,
+            precision=options.precision,
+            threads=options.threads,
+            device=options.device,
+            memory_MB=options.memory_MB,
         ) as detector,
         Table(output, detector.spec.classes) as table,
         progress,

@@ -19,10 +19,10 @@ _ON_CPU = "openvino"
 def load_detectors(configs: Sequence[ServeConfig]) -> Iterator[list[Detector]]:
     """A detector for each source, closed at the end; ModelError says whose could not be loaded."""
     with ExitStack() as stack:
-        shared: dict[tuple[str, ...], Detector] = {}
+        shared: dict[tuple[str | float, ...], Detector] = {}
         detectors = []
         for config in configs:
-            key = (config.model, config.backend, config.precision, config.device)
+            key = (config.model, config.backend, config.precision, config.device, config.memory_MB)
             with telling(config, len(configs)):
                 detector = shared.get(key) or stack.enter_context(_load(config))
             if not detector.backend.startswith(_ON_CPU):
@@ -33,5 +33,11 @@ def load_detectors(configs: Sequence[ServeConfig]) -> Iterator[list[Detector]]:
 
 def _load(config: ServeConfig) -> Detector:
     return load_detector(
-        config.model, config.backend, config.precision, config.threads, config.side_by_side, config.device
+        config.model,
+        config.backend,
+        config.precision,
+        config.threads,
+        config.side_by_side,
+        config.device,
+        config.memory_MB,
     )

@@ -189,7 +189,7 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
     exported = folder / "export" / f"{recipe.spec.name}.json"
     model = options.model or (exported if exported.exists() else recipe.spec.name)
-    for gpu, path in build_ahead(model, options.precision).items():
+    for gpu, path in build_ahead(model, options.precision, options.memory_MB).items():
         print(f"{path}: engine of {model} for {gpu}")
 
 
@@ -311,6 +311,15 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ),
         ("--model", {"help": "with --tensorrt: spec or name of the model (FOLDER/export/NAME.json, else the shipped)"}),
         ("--precision", {"default": "auto", "help": "with --tensorrt: auto, f16, f32 or int8"}),
+        (
+            "--memory-MB",
+            {
+                "type": float,
+                "default": 4096.0,
+                "metavar": "MB",
+                "help": "with --tensorrt: as serve will have it (4096)",
+            },
+        ),
     ],
     "evaluate": [
         ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),

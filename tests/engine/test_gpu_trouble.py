@@ -4,9 +4,25 @@ import numpy as np
 import pytest
 
 from engine import Frame, FrameError, ModelError, load_detector
-from engine.device_plan import PLACES
+from engine.device_plan import PLACES, PLANS, Ledger
 from engine.errors import DeviceError
 from tests.engine.host_network import expect_same_atoms, some_frame
+
+
+@pytest.fixture
+def scarce(cuda_on_cpu, monkeypatch):
+    """A function that lets the device have no memory while something holds."""
+    zeros = cuda_on_cpu.zeros
+
+    def let(is_full):
+        def some(shape, dtype):
+            if is_full():
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            return zeros(shape, dtype)
+
+        monkeypatch.setattr(cuda_on_cpu, "zeros", some)
+
+    return let
 
 
 class TestTrouble:
@@ -42,17 +58,77 @@ class TestTrouble:
         for frame in frames:
             assert len(detector.detect(frame)) > 10
 
-    def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+    def test_buffers_that_find_no_memory_shrink_the_strips_too(self, make, tiny_model, draw_frame, scarce):
+        """The frame is told how much it takes."""
+        detector = make(tiny_model, memory_MB=100)
+        frame = some_frame(draw_frame, (1500, 48))
+        sizes = []
+        scarce(lambda: len(sizes) < 2)
+        for _ in range(2):
+            with pytest.raises(
+                FrameError, match=r"GPU expects [45] MB for buffers of 1500 x 48 .* limit of 100 MB, got"
+            ):
+                detector.detect(frame)
+            sizes.append(detector._most_pixels)
+        assert sizes[0] == 1504 * 48 // 2
+        assert len(detector.detect(frame)) > 100
+        assert detector._device_network.sizes == [(656, 48)]
+
+    def test_what_no_strip_makes_fit_goes_to_the_cpu_where_it_may(
+        self, make, tiny_model, reference, draw_frame, scarce
+    ):
+        alone = make(tiny_model)
+        behind = make(tiny_model, fallback=lambda: load_detector(tiny_model, precision="f32"))
+        scarce(lambda: True)
+        frame = some_frame(draw_frame)
+        for _ in range(3):
+            with pytest.raises(FrameError, match="or raise the limit") as caught:
+                alone.detect(frame)
+            assert caught.value.reason == "no_memory"
+        assert not alone.lost
+        assert behind.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
+        assert behind.backend == "openvino f32"
+
+    def test_what_is_reckoned_is_what_is_taken(self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch):
+        taken = []
+        for name in ("zeros", "constant"):
+            ours = getattr(cuda_on_cpu, name)
+
+            def keep(*arguments, ours=ours):
+                taken.append(ours(*arguments))
+                return taken[-1]
+
+            monkeypatch.setattr(cuda_on_cpu, name, keep)
         detector = make(tiny_model)
         detector.detect(some_frame(draw_frame))
-        zeros = cuda_on_cpu.zeros
+        ledger = Ledger()
+        detector._plan(ledger, next(iter(detector._plans)))
+        assert ledger.bytes == sum(array.nbytes for array in taken) > 100_000
 
-        def scarce(shape, dtype):
-            if detector._plans:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
-            return zeros(shape, dtype)
+    @pytest.mark.parametrize("what", ["shrink", "another kind", "close"])
+    def test_buffers_are_freed_once_nothing_runs_on_them(self, make, tiny_model, draw_frame, cuda_on_cpu, what):
+        detector = make(tiny_model)
+        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 1)]
+        for frame in frames[:PLANS]:
+            detector.infer(detector.prepare(frame))  # and its atoms are never asked for
+        plan = next(iter(detector._plans.values()))
+        cuda_on_cpu.log.clear()
+        if what == "shrink":
+            plan.least_pixels = 0
+            detector._shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
+        elif what == "another kind":
+            detector.prepare(frames[PLANS])
+        else:
+            detector.close()
+        assert plan not in detector._plans.values()
+        streams = (detector._uploads, detector._computes, detector._fetches)
+        waits = [entry for stream in streams for entry in (("record", stream), ("synchronize", stream))]
+        assert cuda_on_cpu.log[: len(waits)] == waits
 
-        monkeypatch.setattr(cuda_on_cpu, "zeros", scarce)
+    def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, scarce):
+        detector = make(tiny_model)
+        detector.detect(some_frame(draw_frame))
+        scarce(lambda: detector._plans)
         assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
         assert len(detector._plans) == 1
 

@@ -37,6 +37,14 @@ def test_on_a_gpu_sources_that_agree_have_one_between_them(monkeypatch: pytest.M
     assert [one.closed for one in loaded] == [1, 1, 1]  # type: ignore[attr-defined]
 
 
+def test_a_gpus_memory_is_limited_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[object] = []
+    monkeypatch.setattr(detectors, "load_detector", lambda *told: limits.append(told[-1]) or Loaded("tensorrt f16"))
+    with load_detectors(sources({}, {"memory_MB": 900.0})) as loaded:
+        assert loaded[0] is not loaded[1]
+    assert limits == [4096, 900]
+
+
 def test_on_the_cpu_each_has_its_own(tiny_model: Path) -> None:
     with load_detectors(sources({"model": str(tiny_model)}, {"model": str(tiny_model)})) as loaded:
         assert loaded[0] is not loaded[1]
