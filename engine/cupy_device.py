@@ -27,7 +27,7 @@ class CupyDevice:
     index : int
         Which of several.
     memory_MB : float, optional
-        Most that CuPy may take of the GPU's memory; TensorRT's share is beside it.
+        Most that our arrays may take of the GPU's memory; TensorRT's share is beside it.
     """
 
     def __init__(self, index: int = 0, memory_MB: float | None = None) -> None:
@@ -37,11 +37,12 @@ class CupyDevice:
             raise DeviceError(f"Expected CuPy, got {one_line(error)}: pip install atomstream[gpu]") from None
         self._cupy = cupy
         self.index = index
+        self._pool = cupy.cuda.MemoryPool()  # not CuPy's own: the limit is for our arrays, not for those of the caller
         try:
             with self.active():
                 properties = cupy.cuda.runtime.getDeviceProperties(index)
                 if memory_MB is not None:
-                    cupy.get_default_memory_pool().set_limit(size=int(memory_MB * 1e6))
+                    self._pool.set_limit(size=int(memory_MB * 1e6))
                 self._kernels = self._compile()
         except (RuntimeError, ImportError) as error:  # a library of CUDA that CuPy does not find
             raise DeviceError(f"Expected CuPy to start, got {one_line(error)}: pip install atomstream[gpu]") from None
@@ -62,7 +63,7 @@ class CupyDevice:
             return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        with self.active():
+        with self.active(), self._cupy.cuda.using_allocator(self._pool.malloc):
             return self._settled(self._cupy.zeros(shape, dtype))
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -72,7 +73,7 @@ class CupyDevice:
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def constant(self, values: NDArray[Any]) -> Array:
-        with self.active():
+        with self.active(), self._cupy.cuda.using_allocator(self._pool.malloc):
             return self._settled(self._cupy.asarray(values))
 
     def stream(self) -> Stream:
@@ -127,11 +128,27 @@ class CupyDevice:
 
     def adopt(self, pixels: Any) -> Array | None:
         with self.active():
-            if hasattr(pixels, "__cuda_array_interface__"):
-                return self._cupy.asarray(pixels)
-            if hasattr(pixels, "__dlpack_device__") and pixels.__dlpack_device__()[0] == _ON_CUDA:
-                return self._cupy.from_dlpack(pixels)
-        return None
+            try:
+                there = self._adopted(pixels)
+                if there is not None and there.device.id != self.index:
+                    raise ValueError(f"pixels on GPU {there.device.id}, not {self.index}")
+            except self._cupy.cuda.runtime.CUDARuntimeError:
+                raise  # a RuntimeError too, but not of the pixels
+            except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as error:
+                raise FrameError(
+                    "unknown_dtype",
+                    f"Engine expects pixels that GPU {self.index} can read, got {type(pixels).__name__} "
+                    f"({one_line(error)}): detach them, copy them to that GPU, or hand over NumPy's",
+                ) from None
+        return there
+
+    def _adopted(self, pixels: Any) -> Array | None:
+        """By DLPack where it can be: unlike torch's __cuda_array_interface__ it waits for the stream of the maker."""
+        if isinstance(pixels, self._cupy.ndarray):
+            return pixels
+        if hasattr(pixels, "__dlpack_device__"):
+            return self._cupy.from_dlpack(pixels) if pixels.__dlpack_device__()[0] == _ON_CUDA else None
+        return self._cupy.asarray(pixels) if hasattr(pixels, "__cuda_array_interface__") else None
 
     def follow(self, stream: Stream) -> None:
         with self.active():

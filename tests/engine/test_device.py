@@ -58,6 +58,14 @@ def fake_cupy(calls):
         def record(self, stream):
             calls.append(("record", stream))
 
+    class Array(tuple):
+        """Of GPU 0 unless told."""
+
+        device = SimpleNamespace(id=0)
+
+        def __new__(cls, *values):
+            return super().__new__(cls, values)
+
     class Module:
         def __init__(self, code, options):
             calls.append(("module", code, options))
@@ -69,14 +77,17 @@ def fake_cupy(calls):
     properties = {"name": b"H200", "major": 9, "minor": 0}
     made = ModuleType("cupy")
     made.RawModule = Module
-    made.get_default_memory_pool = lambda: SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)))
-    made.asarray = lambda values: calls.append(("asarray",)) or ("device", values)
+    pool = SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)), malloc="malloc of the pool")
+    made.ndarray = Array
+    made.asarray = lambda values: calls.append(("asarray",)) or Array("device", values)
     made.zeros = lambda shape, dtype: calls.append(("zeros",)) or ("device", shape)
-    made.from_dlpack = lambda values: ("dlpack", values)
+    made.from_dlpack = lambda values: Array("dlpack", values)
     made.cuda = SimpleNamespace(
         Device=lambda index: Context(f"device {index}"),
         Stream=Stream,
         Event=lambda block=False, disable_timing=False: Event(block, disable_timing),
+        MemoryPool=lambda: pool,
+        using_allocator=Context,
         get_current_stream=lambda: SimpleNamespace(synchronize=lambda: calls.append(("settle",))),
         alloc_pinned_memory=bytearray,
         runtime=SimpleNamespace(
@@ -181,12 +192,47 @@ class TestCupyDevice:
 
     def test_arrays_of_others_are_taken_where_they_lie_on_the_gpu(self, cupy):
         device = CupyDevice()
-        ours = SimpleNamespace(__cuda_array_interface__={})
-        assert device.adopt(ours) == ("device", ours)
+        ours = cupy.ndarray("ours")
+        assert device.adopt(ours) is ours
+        other = SimpleNamespace(__cuda_array_interface__={})
+        assert device.adopt(other) == ("device", other)
         for kind, taken in ((2, True), (1, False)):
-            tensor = SimpleNamespace(__dlpack_device__=lambda kind=kind: (kind, 0))
+            tensor = SimpleNamespace(__dlpack_device__=lambda kind=kind: (kind, 0), __cuda_array_interface__={})
             assert (device.adopt(tensor) == ("dlpack", tensor)) == taken
         assert device.adopt(np.zeros(3)) is None
+
+    @pytest.mark.parametrize("error", [BufferError, RuntimeError, TypeError])
+    def test_pixels_that_cannot_be_taken_are_refused_as_a_frame(self, cupy, error):
+        def refuse(values):
+            raise error("Can't export tensors that\nrequire gradient, use tensor.detach()")
+
+        cupy.from_dlpack = refuse
+        tensor = SimpleNamespace(__dlpack_device__=lambda: (2, 0))
+        with pytest.raises(
+            FrameError, match=r"expects pixels that GPU 0 can read, got .*require gradient.*\): detach"
+        ) as caught:
+            CupyDevice().adopt(tensor)
+        assert caught.value.reason == "unknown_dtype"
+
+    def test_pixels_on_another_gpu_are_refused(self, cupy):
+        with pytest.raises(FrameError, match=r"pixels on GPU 0, not 3"):
+            CupyDevice(3).adopt(cupy.ndarray("ours"))
+
+    def test_a_gpu_that_is_lost_is_no_matter_of_the_pixels(self, cupy):
+        def lost(values):
+            raise cupy.cuda.runtime.CUDARuntimeError(46, "cudaErrorDevicesUnavailable")
+
+        cupy.from_dlpack = lost
+        with pytest.raises(DeviceError, match="cudaErrorDevicesUnavailable"):
+            CupyDevice().adopt(SimpleNamespace(__dlpack_device__=lambda: (2, 0)))
+
+    def test_what_is_allocated_comes_from_a_pool_of_its_own(self, cupy):
+        """CuPy's, which the caller's arrays come from, has no limit from us."""
+        device = CupyDevice(memory_MB=10)
+        cupy.calls.clear()
+        device.zeros((2,), np.float32)
+        assert cupy.calls[1:3] == [("enter", "malloc of the pool"), ("zeros",)]
+        assert not hasattr(cupy, "get_default_memory_pool")
 
     def test_an_upload_follows_the_callers_own_stream(self, cupy):
         device = CupyDevice()
@@ -201,7 +247,11 @@ class TestCupyDevice:
         cupy.calls.clear()
         device.zeros((2,), np.float32)
         device.launch(device.stream(), "peaks", 1)
-        assert {call[1] for call in cupy.calls if call[0] == "enter"} == {f"device {index}", "stream"}
+        assert {call[1] for call in cupy.calls if call[0] == "enter"} == {
+            f"device {index}",
+            "malloc of the pool",
+            "stream",
+        }
         assert cupy.calls[0] == ("enter", f"device {index}")
 
     def test_no_cupy_is_told_with_the_command_that_installs_it(self, monkeypatch):
@@ -233,6 +283,9 @@ def test_the_real_cupy_has_what_is_called_on_it():
     assert callable(cupy.cuda.alloc_pinned_memory)
     assert callable(cupy.cuda.get_current_stream)
     assert callable(cupy.from_dlpack)
+    assert callable(cupy.cuda.using_allocator)
+    assert "size" in cupy.cuda.MemoryPool.set_limit.__doc__.partition("\n")[0]
+    assert callable(cupy.cuda.MemoryPool.malloc)
     for name in ("stream", "out", "blocking"):
         assert name in cupy.ndarray.get.__doc__.partition("\n")[0]
     assert "stream" in cupy.ndarray.set.__doc__.partition("\n")[0]
