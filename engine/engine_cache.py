@@ -18,7 +18,7 @@ from pathlib import Path
 from engine.errors import FileError
 from engine.tensorrt_build import ShapeRange
 
-_FORMAT = 1
+_FORMAT = 2  # of the key, and of what `build` asks for whatever the key
 _MOST_BYTES = 4 << 30  # no engine of ours; keeps a file that is no cache from filling the memory
 _LOG = logging.getLogger("atomstream")
 
@@ -33,19 +33,22 @@ class EngineKey:
         Name and architecture.
     tensorrt : str
         Module and version.
-    model_sha256 : str
-        Of the ONNX file that was shipped.
+    network_sha256 : str
+        Of the ONNX file as it is compiled, in its precision.
     ranges : tuple of ShapeRange
         Sizes it takes.
     precision : str
         "f32", "f16" or "int8".
+    workspace_MB : float
+        Most that a layer may work in: it decides which kernels are chosen.
     """
 
     gpu: str
     tensorrt: str
-    model_sha256: str
+    network_sha256: str
     ranges: tuple[ShapeRange, ...]
     precision: str
+    workspace_MB: float
 
     def as_json(self) -> str:
         """The key as one line."""

@@ -164,12 +164,10 @@ def engine_source(
     cache: EngineCache | None = None,
 ) -> EngineSource:
     """Where engines of this network for this GPU come from: one key for who builds ahead and who serves."""
-    file = f"{spec.name}.int8.onnx" if precision == "int8" else f"{spec.name}.onnx"
     return EngineSource(
         edition=find_tensorrt(),
         gpu=device.name,
         onnx=network,
-        model_sha256=spec.sha256[file],
         precision=precision,
         channels=spec.channels,
         maps=map_count(spec),

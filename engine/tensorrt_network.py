@@ -6,6 +6,7 @@ refused meanwhile.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -33,8 +34,8 @@ class EngineSource:
         Name and architecture.
     onnx : bytes
         The network in its precision.
-    model_sha256, precision : str
-        Of the shipped file; what it was brought to.
+    precision : str
+        What it was brought to.
     channels, maps : int
         Of input and output.
     """
@@ -42,7 +43,6 @@ class EngineSource:
     edition: Edition
     gpu: str
     onnx: bytes
-    model_sha256: str
     precision: str
     channels: int
     maps: int
@@ -51,7 +51,8 @@ class EngineSource:
 
     def key(self, ranges: tuple[ShapeRange, ...]) -> EngineKey:
         """What the engine of these ranges depends on."""
-        return EngineKey(self.gpu, self.edition.name, self.model_sha256, ranges, self.precision)
+        digest = hashlib.sha256(self.onnx).hexdigest()
+        return EngineKey(self.gpu, self.edition.name, digest, ranges, self.precision, self.workspace_MB)
 
     def build(self, ranges: tuple[ShapeRange, ...]) -> bytes:
         """Build and keep an engine; blocks."""

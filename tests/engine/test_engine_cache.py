@@ -7,7 +7,7 @@ import pytest
 from engine.engine_cache import EngineCache, EngineKey, default_folder
 from engine.tensorrt_build import ShapeRange
 
-KEY = EngineKey("H200 sm_90", "tensorrt 11.4", "0" * 64, (ShapeRange((16, 16), (64, 64), (256, 256)),), "f16")
+KEY = EngineKey("H200 sm_90", "tensorrt 11.4", "0" * 64, (ShapeRange((16, 16), (64, 64), (256, 256)),), "f16", 2048)
 ENGINE = b"an engine\nof two lines"
 
 
@@ -23,7 +23,8 @@ def test_what_was_stored_is_loaded(cache):
     [
         {"gpu": "H100 sm_90"},
         {"tensorrt": "tensorrt 11.5"},
-        {"model_sha256": "1" * 64},
+        {"network_sha256": "1" * 64},
+        {"workspace_MB": 1024},
         {"ranges": (ShapeRange((16, 16), (64, 64), (512, 256)),)},
         {"ranges": KEY.ranges * 2},
         {"precision": "f32"},

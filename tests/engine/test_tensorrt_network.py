@@ -76,7 +76,7 @@ def fake(monkeypatch, cache):
 
     monkeypatch.setattr(tensorrt_network, "build", fake_build)
     edition = Edition(module, "tensorrt 11", rtx=False)
-    source = EngineSource(edition, "H200 sm_90", b"onnx", "0" * 64, "f16", 1, 6, cache)
+    source = EngineSource(edition, "H200 sm_90", b"onnx", "f16", 1, 6, cache)
     return SimpleNamespace(source=source, calls=calls, refuses=refuses, device=HostDevice({}))
 
 
@@ -145,7 +145,10 @@ class TestCache:
         assert [call[0] for call in fake.calls] == ["build", "load", "load"]
         assert fake.source.cache.load_timing("H200 sm_90", "tensorrt 11") == b"timings"
 
-    @pytest.mark.parametrize("change", [{"gpu": "L4 sm_89"}, {"model_sha256": "1" * 64}, {"precision": "f32"}])
+    @pytest.mark.parametrize(
+        "change",
+        [{"gpu": "L4 sm_89"}, {"onnx": b"halved in another way"}, {"workspace_MB": 1024}, {"precision": "f32"}],
+    )
     def test_built_again_for_anything_else(self, fake, change):
         for source in (fake.source, replace(fake.source, **change)):
             TensorRtNetwork(fake.device, source, (ANY,))
@@ -244,7 +247,7 @@ class TestOtherSizes:
 
 def test_a_real_build_is_kept_and_found_again(edition, cache):
     """Through the source, with the installed TensorRT: only loading the engine needs a GPU."""
-    source = EngineSource(edition, "none", tiny_network(TINY).SerializeToString(), "0" * 64, "f32", 1, 6, cache)
+    source = EngineSource(edition, "none", tiny_network(TINY).SerializeToString(), "f32", 1, 6, cache)
     engine = source.build((ANY,))
     assert cache.load(source.key((ANY,))) == engine
     assert cache.load(replace(source, precision="f16").key((ANY,))) is None
