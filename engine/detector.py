@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.atoms import Atoms
 from engine.bonds import allowed
-from engine.errors import FrameError, ModelError
+from engine.errors import FileError, FrameError, ModelError
 from engine.frame import Frame
 from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
 from engine.peaks import find_peaks
@@ -88,7 +88,7 @@ def load_detector(
             fallback=fallback,
             every=device == "cuda:all",
         )
-    except (ModelError, FrameError) as error:  # the latter where not even a context finds memory
+    except (ModelError, FileError, FrameError) as error:  # no home for engines; not even memory for a context
         if device != "auto":
             raise
         # Where nobody has a driver nobody expects a GPU: that is said by `doctor`, not at every start.

@@ -120,7 +120,7 @@ def open_network(
     if backend != "torch":
         try:
             return open_tensorrt(device, spec, network, precision, memory_MB)
-        except ModelError as error:
+        except (ModelError, FileError) as error:  # the latter where there is no home for engines
             if backend == "tensorrt":
                 raise
             _LOG.warning("%s; torch runs the network instead", error)

@@ -57,6 +57,20 @@ def machine(monkeypatch):
 
 
 class TestChoice:
+    def test_a_user_without_a_home_gets_torch_and_else_the_cpu(self, machine, tiny_model, monkeypatch, caplog):
+        def homeless(*arguments):
+            raise FileError("Expected a home folder for built engines, got none: set XDG_CACHE_HOME")
+
+        monkeypatch.setattr(gpu, "open_tensorrt", homeless)
+        with load_detector(tiny_model, device="auto") as loaded:
+            assert loaded.backend == "torch f16, CPU sm_0"
+        assert "set XDG_CACHE_HOME; torch runs the network instead" in caplog.text
+        monkeypatch.setattr(gpu, "open_torch", homeless)
+        with load_detector(tiny_model, device="auto") as loaded:
+            assert loaded.backend.startswith("openvino")
+        with pytest.raises(FileError, match="set XDG_CACHE_HOME"):
+            load_detector(tiny_model, backend="tensorrt")
+
     @pytest.mark.parametrize("device", ["cuda", "auto"])
     def test_tensorrt_in_half_is_the_first_choice(self, machine, tiny_model, device):
         with load_detector(tiny_model, device=device, memory_MB=1000) as loaded:
