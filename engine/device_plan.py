@@ -45,6 +45,9 @@ class DeviceNetwork(Protocol):
     def ready(self, size: tuple[int, int]) -> None:
         """Return where this size can be run; FrameError where it cannot yet."""
 
+    def finish(self) -> None:
+        """Block until nothing is built any more that a size which was not ready asked for."""
+
     def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
         """What puts a run from these (1, C, H, W) pixels to these (1, M, h, w) maps, float32, into a stream."""
 

@@ -181,6 +181,16 @@ class GpuDetector(Detector):
         finally:
             ticket.release()
 
+    def settle(self, frame: Frame) -> None:
+        """Make the buffers for frames of this kind, and wait for an engine of their size where one has to be built."""
+        try:
+            self.detect(frame)
+        except FrameError as error:  # it is told with the frames that come
+            if error.reason == "no_engine":
+                self._device_network.finish()
+        if self._cpu is not None:
+            self._cpu.settle(frame)
+
     def close(self) -> None:
         """Free the network, the buffers and what has taken over."""
         with suppress(DeviceError):  # of one that is lost nothing runs any more

@@ -76,6 +76,11 @@ class GpuGroup(Detector):
             raise ValueError("Expected a frame that this group prepared, got another's: use its own prepare")
         return prepared.member.locate(frame, prepared.inner, maps.inner)
 
+    def settle(self, frame: Frame) -> None:
+        """On each of them."""
+        for member in self._working():
+            member.settle(frame)
+
     def close(self) -> None:
         """Free every member."""
         for member in self._members:

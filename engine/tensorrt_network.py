@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from engine.device import Array, Device, Stream
+from engine.device import Array, Device, Stream, one_line
 from engine.device_plan import PLANS
 from engine.engine_cache import EngineCache, EngineKey
 from engine.errors import DeviceError, FrameError, ModelError
 from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
 from engine.tensorrt_module import Edition
 
+_CLOSE_S = 10.0  # a supervisor kills what takes much longer to end
 _LOG = logging.getLogger("atomstream")
 
 
@@ -116,6 +117,12 @@ class TensorRtNetwork:
             f"GPU expects an engine for {size[0]} x {size[1]} network pixels, got none yet: it is being built, wait",
         )
 
+    def finish(self) -> None:
+        """Block until no engine is being built; for any thread."""
+        building = self._building
+        if building is not None:
+            building.join()
+
     def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
         """What puts a run into a stream.
 
@@ -137,9 +144,11 @@ class TensorRtNetwork:
             return engine.bind(stream, pixels, maps)
 
     def close(self) -> None:
-        """Free the engines; waits for one that is being built."""
+        """Free the engines; waits for one that is being built, but not for the minutes that it may take."""
         if self._building is not None:
-            self._building.join()
+            self._building.join(_CLOSE_S)
+            if self._building.is_alive():
+                _LOG.warning("An engine is still being built: it ends with the process, and is built again next time")
         self._engines.clear()
 
     def _engine_for(self, size: Size) -> _Engine | None:
@@ -149,8 +158,8 @@ class TensorRtNetwork:
         """For this size alone: it is the camera's, and the next frame has it too."""
         try:
             self._built.append(_load(self._device, self._source, (ShapeRange(size, size, size),)))
-        except (ModelError, FrameError) as error:
-            self._refused[size] = f"{error}, then restart"
+        except Exception as error:  # whatever it is: unseen, the next frame would begin the same build again
+            self._refused[size] = f"{one_line(error) or type(error).__name__}, then restart"
 
 
 class _Engine:

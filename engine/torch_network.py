@@ -76,6 +76,9 @@ class TorchNetwork:
     def ready(self, size: tuple[int, int]) -> None:
         """Any size can be run at once."""
 
+    def finish(self) -> None:
+        """Nothing is ever built."""
+
     def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
         """What puts a run into a stream; torch keeps the memory that it works in for the next."""
         return lambda stream: self._enqueue(stream, pixels, maps)

@@ -79,6 +79,7 @@ class HostDevice:
         return np.zeros(shape, dtype)
 
     def constant(self, values: NDArray[Any]) -> NDArray[Any]:
+        self.log.append(("constant", values.shape))
         return values.copy()
 
     def stream(self) -> int:

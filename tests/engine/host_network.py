@@ -15,12 +15,22 @@ class HostNetwork:
     backend, capturable = "host f32", True
 
     def __init__(self, device, path, spec, before=lambda stream: None):
-        self.device, self.before, self.sizes, self.bound, self.closed = device, before, [], 0, False
+        self.device, self.before, self.sizes, self.bound, self.closed, self.finished = (
+            device,
+            before,
+            [],
+            0,
+            False,
+            False,
+        )
         maps = 6 + (len(spec.classes) if len(spec.classes) > 1 else 0)
         self.network = OpenVinoNetwork(path.with_suffix(".onnx"), "f32", channels=spec.channels, maps=maps, threads=1)
 
     def ready(self, size):
         self.sizes.append(size)
+
+    def finish(self):
+        self.finished = True
 
     def bind(self, stream, pixels, maps):
         self.bound += 1

@@ -80,6 +80,11 @@ def test_frames_of_others_are_refused_and_bad_ones_as_ever(group, draw_frame):
         group.detect(Frame(np.zeros((64, 64)), 5.0))
 
 
+def test_each_is_settled(group, draw_frame):
+    group.settle(some_frame(draw_frame))
+    assert runs(group) == [1, 1, 1]
+
+
 def test_closing_closes_all(group):
     group.close()
     assert all(member._device_network.closed for member in group._members)

@@ -1,6 +1,7 @@
 """The run half against a runtime that only keeps what it is told; the build half before it is real where it can be."""
 
 from dataclasses import replace
+from threading import Event
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -243,6 +244,34 @@ class TestOtherSizes:
             network.ready((128, 128))
         network.close()
         assert not network._building.is_alive()
+
+    def test_but_not_for_ever(self, fake, monkeypatch, caplog):
+        held = Event()
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        monkeypatch.setattr(tensorrt_network, "build", lambda *_, **__: held.wait(30))
+        monkeypatch.setattr(tensorrt_network, "_CLOSE_S", 0.01)
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        network.close()
+        assert network._building.is_alive()
+        assert "still being built" in caplog.text
+        held.set()
+        network.finish()
+
+    @pytest.mark.parametrize("error", [DeviceError, OSError, MemoryError, RuntimeError])
+    def test_no_build_is_begun_again_with_every_frame_whatever_ended_it(self, fake, monkeypatch, error):
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+
+        def fail(*_, **__):
+            raise error("no such thing")
+
+        monkeypatch.setattr(tensorrt_network, "build", fail)
+        with pytest.raises(FrameError, match="none yet"):
+            network.ready((128, 128))
+        network.finish()
+        with pytest.raises(FrameError, match="no such thing, then restart") as caught:
+            network.ready((128, 128))
+        assert caught.value.reason == "no_engine"
 
 
 def test_a_real_build_is_kept_and_found_again(edition, cache):
