@@ -79,7 +79,7 @@ def load_detector(
 
     try:
         fallback = None if device == "cuda" else on_cpu
-        return load_on_gpu(
+        loaded = load_on_gpu(
             spec,
             path.parent,
             backend=backend,
@@ -88,6 +88,9 @@ def load_detector(
             fallback=fallback,
             every=device == "cuda:all",
         )
+        if device == "auto":
+            _LOG.info("Computing with %s: device is auto, and all that this GPU needs is there", loaded.backend)
+        return loaded
     except (ModelError, FileError, FrameError) as error:  # no home for engines; not even memory for a context
         if device != "auto":
             raise

@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import ModelError
 from engine.tensorrt_module import find_tensorrt
 
-_LIBRARY = "libcuda.so.1"
+_LIBRARY, _MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
 _CUDA = 13000  # what cupy-cuda13x and the kernels' compiler need of the driver; 1000 * major + 10 * minor
 _DRIVER = 580  # the first driver that has it
 _ARCHITECTURE = (7, 5)  # older ones CUDA 13 has left behind
@@ -90,9 +90,25 @@ def _driver(driver: Any | None) -> Part:
     cuda = ctypes.c_int(0)
     status = driver.cuDriverGetVersion(ctypes.byref(cuda))
     said = f"for CUDA {cuda.value // 1000}.{cuda.value % 1000 // 10}"
+    number = driver_version()
+    said = said if number is None else f"{number}, {said}"
     if status or cuda.value < _CUDA:
         return Part("driver", f"{said}, which is too old", f"update it to {_DRIVER} or newer")
     return Part("driver", said)
+
+
+def driver_version() -> str | None:
+    """As nvidia-smi says it, asked of the library that comes with the driver; None where that does not answer."""
+    try:
+        library = ctypes.CDLL(_MANAGEMENT)
+        said = ctypes.create_string_buffer(80)
+        if library.nvmlInit_v2():
+            return None
+        status = library.nvmlSystemGetDriverVersion(said, len(said))
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    return None if status else said.value.decode()
 
 
 def _gpus(driver: Any) -> Iterator[Part]:

@@ -72,9 +72,10 @@ class TestChoice:
             load_detector(tiny_model, backend="tensorrt")
 
     @pytest.mark.parametrize("device", ["cuda", "auto"])
-    def test_tensorrt_in_half_is_the_first_choice(self, machine, tiny_model, device):
-        with load_detector(tiny_model, device=device, memory_MB=1000) as loaded:
+    def test_tensorrt_in_half_is_the_first_choice(self, machine, tiny_model, device, caplog):
+        with caplog.at_level("INFO"), load_detector(tiny_model, device=device, memory_MB=1000) as loaded:
             assert loaded.backend == "tensorrt f16, CPU sm_0"
+        assert ("Computing with tensorrt f16, CPU sm_0: device is auto" in caplog.text) == (device == "auto")
         assert machine.memory_MB == 1000
 
     def test_torch_is_the_second_and_that_is_said(self, machine, tiny_model, caplog):

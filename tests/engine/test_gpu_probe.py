@@ -6,6 +6,8 @@ import pytest
 from engine import ModelError, gpu_probe
 from engine.gpu_probe import Part, obstacle, parts
 
+DRIVER_VERSION = gpu_probe.driver_version  # the fixture has a stand-in for it
+
 
 class FakeDriver:
     """As libcuda answers."""
@@ -53,6 +55,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(gpu_probe, "load_driver", lambda: driver)
         monkeypatch.setattr(gpu_probe, "find_spec", lambda name: name if name in installed else None)
         monkeypatch.setattr(gpu_probe, "version", version)
+        monkeypatch.setattr(gpu_probe, "driver_version", lambda: None)
         monkeypatch.setattr(gpu_probe, "find_tensorrt", find)
 
     return set_up
@@ -128,6 +131,36 @@ def test_an_installed_package_of_another_name_is_found(machine):
 def test_the_first_obstacle_is_the_one_told():
     found = [Part("driver", "none", "install it"), Part("cupy", "not installed", "pip install it")]
     assert obstacle(iter(found)) == "driver: none: install it"
+
+
+class FakeManagement:
+    """The library of nvidia-smi."""
+
+    def __init__(self, status=0):
+        self.status, self.open = status, 0
+
+    def nvmlInit_v2(self):
+        self.open += 1
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, out, size):
+        out.value = b"580.95.05"
+        return self.status
+
+    def nvmlShutdown(self):
+        self.open -= 1
+
+
+def test_the_driver_has_a_number_too(monkeypatch, machine):
+    whole, silent = FakeManagement(), FakeManagement(status=999)
+    machine(FakeDriver(), **WHOLE)
+    monkeypatch.setattr(gpu_probe, "driver_version", DRIVER_VERSION)
+    monkeypatch.setattr(gpu_probe.ctypes, "CDLL", lambda name: whole)
+    assert next(parts()).text == "580.95.05, for CUDA 13.0"
+    for library in (silent, object()):
+        monkeypatch.setattr(gpu_probe.ctypes, "CDLL", lambda name, library=library: library)
+        assert next(parts()).text == "for CUDA 13.0"
+    assert whole.open == silent.open == 0
 
 
 def test_the_driver_is_looked_for_by_its_library(monkeypatch):
