@@ -60,15 +60,15 @@ def roofline(case: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for part in case["parts"]:
         yield (
             part["name"],
-            _scaled(part["bytes"], "B"),
-            _scaled(part["operations"], "FLOP") if part["operations"] else "",
-            _time(part["seconds"]),
-            _time(part["floor_s"]),
+            scaled(part["bytes"], "B"),
+            scaled(part["operations"], "FLOP") if part["operations"] else "",
+            time_text(part["seconds"]),
+            time_text(part["floor_s"]),
             f"{part['share']:.0%}",
         )
     interval_s = 1 / case["fps"]
     share = f"{case['floor_s'] / interval_s:.0%}"
-    yield "from frame to frame, sustained", "", "", _time(interval_s), _time(case["floor_s"]), share
+    yield "from frame to frame, sustained", "", "", time_text(interval_s), time_text(case["floor_s"]), share
 
 
 def _where(results: dict[str, Any], cases: list[dict[str, Any]]) -> list[str]:
@@ -88,12 +88,12 @@ def _where(results: dict[str, Any], cases: list[dict[str, Any]]) -> list[str]:
     return lines + ([f"Not measured: {'; '.join(missing)}."] if missing else [])
 
 
-def _scaled(value: float, unit: str) -> str:
+def scaled(value: float, unit: str) -> str:
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
