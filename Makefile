@@ -4,13 +4,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
-.PHONY: help demo test test-all check bench bench-gpu clean
+.PHONY: help demo test test-all test-gpu check bench bench-gpu clean
 
 help:
 	@echo "make demo      camera, service and overlay page; SPECIMEN=mos2 shows MoS2 in triplets, SECONDS=20 ends by itself,"
 	@echo "               JSON=1 ends with a line of JSON"
 	@echo "make test      the tests that need pip packages only"
 	@echo "make test-all  and those that need a browser, Prometheus, systemd or a simulated detector"
+	@echo "make test-gpu  those that need an NVIDIA GPU; without one they skip and say why"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make bench     speed of the live path, into docs/performance.md"
 	@echo "make bench-gpu the same on an NVIDIA GPU, and a roofline; says what is missing where there is none"
@@ -24,6 +25,9 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(RUN) -m pytest -m "not gpu" -rs
+
+test-gpu: $(VENV)/.dev
+	$(RUN) -m pytest -m gpu -rs
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.device import KERNELS, THREADS, kernel_files
+from engine.cupy_device import CupyDevice
+from engine.device import KERNELS, THREADS, Device, kernel_files
+from engine.gpu_probe import obstacle
 
 _SHIM = Path(__file__).with_name("cuda_on_cpu.h")
 _OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unused-function")
@@ -39,6 +41,25 @@ def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
         loaded = ctypes.CDLL(str(library))
         functions |= {name: getattr(loaded, f"launch_{name}") for name in names}
     return HostDevice(functions)
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Any:
+    """A device whose kernels run on the CPU, and where there is a GPU that one: one test body for both."""
+    if request.param == "cpu":
+        return request.getfixturevalue("cuda_on_cpu")
+    if reason := obstacle():
+        pytest.skip(f"expected a GPU that can be used, got {reason}")
+    return CupyDevice()
+
+
+def fetched(device: Device, stream: Any, array: Any) -> NDArray[Any]:
+    """A copy of a device's array, once all is done that went into the stream before."""
+    there, done = device.pinned(array.shape, array.dtype), device.event()
+    device.download(stream, there, array)
+    device.record(done, stream)
+    device.synchronize(done)
+    return there.copy()
 
 
 class OnDevice:

@@ -1,4 +1,4 @@
-"""kernels/peaks.cu on the CPU against engine.peaks and engine.refine."""
+"""kernels/peaks.cu, on the CPU and where there is one on a GPU, against engine.peaks and engine.refine."""
 
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from engine.network import Maps
 from engine.peaks import find_peaks
 from engine.prepare import Prepared
 from engine.refine import refine
+from tests.cuda_on_cpu import fetched
 
 
 def candidates(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=None, thresholds=None, capacity=None):
@@ -22,8 +23,8 @@ def candidates(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=Non
     cells = cells or padded
     frame_shape = frame_shape or tuple(size * spec.stride for size in cells)
     capacity = cells[0] * cells[1] if capacity is None else capacity
-    found = np.zeros(1 + capacity, CANDIDATE).view(np.uint8)
-    of = parameters(
+    found = device.zeros(((1 + capacity) * CANDIDATE.itemsize,), np.uint8)
+    values = parameters(
         spec,
         cells=cells,
         padded=padded,
@@ -33,18 +34,11 @@ def candidates(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=Non
         capacity=capacity,
     )
     each = thresholds or (spec.threshold,) * len(spec.classes)
-    device.launch(1, "begin", 1, np.zeros(1, np.int32), found)
-    device.launch(
-        1,
-        "peaks",
-        cells[0] * cells[1],
-        np.ascontiguousarray(maps.values),
-        np.array(each, np.float32),
-        np.ones(1, np.int32),
-        of,
-        found,
-    )
-    rows = found.view(CANDIDATE)
+    arguments = np.ascontiguousarray(maps.values), np.array(each, np.float32), np.ones(1, np.int32), values
+    stream = device.stream()
+    device.launch(stream, "begin", 1, device.zeros((1,), np.int32), found)
+    device.launch(stream, "peaks", cells[0] * cells[1], *map(device.constant, arguments), found)
+    rows = fetched(device, stream, found).view(CANDIDATE)
     count = int(rows[0]["cell"])
     return rows[1 : 1 + min(count, capacity)], count
 
@@ -101,72 +95,72 @@ shapes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 
 class TestCandidates:
     @given(shape=shapes, seed=st.integers(0, 10**6), separation_A=st.sampled_from([0.2, 0.4, 0.8, 1.0, 1.44, 2.2]))
-    def test_random_and_tied_maps(self, cuda_on_cpu, tiny_spec, shape, seed, separation_A):
-        expect_same(cuda_on_cpu, random_maps(shape, seed), replace(tiny_spec, separation_A=separation_A))
+    def test_random_and_tied_maps(self, device, tiny_spec, shape, seed, separation_A):
+        expect_same(device, random_maps(shape, seed), replace(tiny_spec, separation_A=separation_A))
 
     @given(peak=arrays(np.float32, shapes, elements=st.sampled_from([0, 0.25, 0.5, 1])), radius_A=st.floats(0.2, 1.6))
-    def test_few_values_make_chains_of_rivals(self, cuda_on_cpu, tiny_spec, peak, radius_A):
+    def test_few_values_make_chains_of_rivals(self, device, tiny_spec, peak, radius_A):
         values = np.zeros((6, *peak.shape), np.float32)
         values[:2] = peak
-        expect_same(cuda_on_cpu, Maps(values), replace(tiny_spec, separation_A=radius_A))
+        expect_same(device, Maps(values), replace(tiny_spec, separation_A=radius_A))
 
     @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (32, 48)])
     @pytest.mark.parametrize("value", [0.0, 0.9])
-    def test_empty_and_full_maps(self, cuda_on_cpu, tiny_spec, shape, value):
+    def test_empty_and_full_maps(self, device, tiny_spec, shape, value):
         values = np.zeros((6, *shape), np.float32)
         values[:2] = value
-        atoms = expect_same(cuda_on_cpu, Maps(values), tiny_spec)
+        atoms = expect_same(device, Maps(values), tiny_spec)
         assert (len(atoms) > 0) == (value > 0)
 
     @given(seed=st.integers(0, 10**6), cells=st.tuples(st.integers(1, 16), st.integers(1, 24)))
-    def test_padding_is_not_looked_at(self, cuda_on_cpu, tiny_spec, seed, cells):
-        expect_same(cuda_on_cpu, random_maps((16, 24), seed), tiny_spec, cells=cells)
+    def test_padding_is_not_looked_at(self, device, tiny_spec, seed, cells):
+        expect_same(device, random_maps((16, 24), seed), tiny_spec, cells=cells)
 
     @given(
         seed=st.integers(0, 10**6),
         scale=st.floats(0.3, 4),
         thresholds=st.tuples(*[st.sampled_from([0.25, 0.5, 1.0])] * 3),
     )
-    def test_classes_each_with_its_threshold(self, cuda_on_cpu, tiny_spec, seed, scale, thresholds):
+    def test_classes_each_with_its_threshold(self, device, tiny_spec, seed, scale, thresholds):
         spec = replace(tiny_spec, classes=("Mo", "S", "S2"))
         shape = (round(26 * scale), round(38 * scale))
         scales = (shape[0] / 26, shape[1] / 38)
         maps = random_maps((13, 19), seed, classes=3)
-        expect_same(cuda_on_cpu, maps, spec, shape, scales, thresholds=thresholds)
+        expect_same(device, maps, spec, shape, scales, thresholds=thresholds)
 
     @given(seed=st.integers(0, 10**6))
-    def test_of_equally_probable_classes_the_first_and_nan_above_all(self, cuda_on_cpu, tiny_spec, seed):
+    def test_of_equally_probable_classes_the_first_and_nan_above_all(self, device, tiny_spec, seed):
         maps = random_maps((9, 11), seed, classes=3)
         maps.values[6:] = np.random.default_rng(seed).choice([0, 0.5, 1, np.nan], (3, 9, 11))
-        expect_same(cuda_on_cpu, maps, replace(tiny_spec, classes=("Mo", "S", "S2")))
+        expect_same(device, maps, replace(tiny_spec, classes=("Mo", "S", "S2")))
 
-    def test_the_threshold_itself_counts_and_nan_does_not(self, cuda_on_cpu, tiny_spec):
+    def test_the_threshold_itself_counts_and_nan_does_not(self, device, tiny_spec):
         values = np.zeros((6, 1, 10), np.float32)
         values[1] = [0.5, 0, 0, 0.499, 0, 0, np.nan, 0, 0, 0.7]
-        found, count = candidates(cuda_on_cpu, Maps(values), tiny_spec)
+        found, count = candidates(device, Maps(values), tiny_spec)
         assert (sorted(found["cell"].tolist()), count) == ([0, 9], 2)
 
     @given(seed=st.integers(0, 10**6), where=st.integers(2, 4))
-    def test_nan_beside_a_peak_spoils_what_it_spoils_in_numpy(self, cuda_on_cpu, tiny_spec, seed, where):
+    def test_nan_beside_a_peak_spoils_what_it_spoils_in_numpy(self, device, tiny_spec, seed, where):
         maps = random_maps((9, 9), seed)
         maps.values[where, 4, 4] = np.nan
-        expect_same(cuda_on_cpu, maps, tiny_spec)
+        expect_same(device, maps, tiny_spec)
 
-    def test_a_plateau_across_a_strip_of_equals_keeps_every_other(self, cuda_on_cpu, tiny_spec):
+    def test_a_plateau_across_a_strip_of_equals_keeps_every_other(self, device, tiny_spec):
         values = np.zeros((6, 1, 9), np.float32)
         values[:2, 0, ::2] = 0.8
-        assert len(expect_same(cuda_on_cpu, Maps(values), tiny_spec)) == 3
+        assert len(expect_same(device, Maps(values), tiny_spec)) == 3
 
-    def test_beyond_the_capacity_is_counted_not_written(self, cuda_on_cpu, tiny_spec):
+    def test_beyond_the_capacity_is_counted_not_written(self, device, tiny_spec):
         values = np.full((6, 8, 8), 0.9, np.float32)
-        found, count = candidates(cuda_on_cpu, Maps(values), tiny_spec, capacity=5)
+        found, count = candidates(device, Maps(values), tiny_spec, capacity=5)
         assert (len(found), count) == (5, 64)
 
-    def test_a_frame_without_contrast_has_none(self, cuda_on_cpu, tiny_spec):
-        found = np.zeros(10, CANDIDATE).view(np.uint8)
-        of = parameters(
+    def test_a_frame_without_contrast_has_none(self, device, tiny_spec):
+        stream, found = device.stream(), device.zeros((10 * CANDIDATE.itemsize,), np.uint8)
+        values = parameters(
             tiny_spec, cells=(3, 3), padded=(3, 3), frame_shape=(6, 6), scale=(1, 1), sampling_A=0.2, capacity=9
         )
-        arguments = np.ones((6, 3, 3), np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), of, found
-        cuda_on_cpu.launch(1, "peaks", 9, *arguments)
-        assert not found.any()
+        arguments = np.ones((6, 3, 3), np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), values
+        device.launch(stream, "peaks", 9, *map(device.constant, arguments), found)
+        assert not fetched(device, stream, found).any()
