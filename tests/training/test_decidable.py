@@ -103,9 +103,7 @@ def test_threefold_astigmatism_turns_the_sum_of_the_phases(lattice: Lattice, deg
 
 
 @pytest.mark.parametrize(("degrees", "taught"), [(30, True), (50, True), (60, False), (130, False), (180, False)])
-def test_what_is_taught_may_be_less_clear_but_has_the_true_sign(
-    lattice: Lattice, degrees: float, taught: bool
-) -> None:
+def test_what_is_taught_may_be_less_clear_but_has_the_true_sign(lattice: Lattice, degrees: float, taught: bool) -> None:
     image = lattice.image((-np.exp(1j * np.radians(degrees / 3)),) * 3)
     sites = Sites.of_carbon(lattice.atoms_A)
     assert graphene_hint([image], [lattice.atoms_A], sites, SAMPLING_A) == taught
