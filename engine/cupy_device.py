@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.device import KERNELS, OPTIONS, THREADS, Array, Event, Stream, kernel_files, one_line
+from engine.device import (
+    KERNELS,
+    OPTIONS,
+    THREADS,
+    UNREADABLE,
+    Array,
+    Event,
+    Stream,
+    kernel_files,
+    one_line,
+    unreadable,
+)
 from engine.errors import DeviceError, FrameError
 
 _NO_MEMORY = 2  # cudaErrorMemoryAllocation: of pinned memory too
@@ -134,12 +145,9 @@ class CupyDevice:
                     raise ValueError(f"pixels on GPU {there.device.id}, not {self.index}")
             except self._cupy.cuda.runtime.CUDARuntimeError:
                 raise  # a RuntimeError too, but not of the pixels
-            except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as error:
-                raise FrameError(
-                    "unknown_dtype",
-                    f"Engine expects pixels that GPU {self.index} can read, got {type(pixels).__name__} "
-                    f"({one_line(error)}): detach them, copy them to that GPU, or hand over NumPy's",
-                ) from None
+            except UNREADABLE as error:
+                remedy = "detach them, copy them to that GPU, or hand over NumPy's"
+                raise unreadable(pixels, error, f"that GPU {self.index} can read", remedy) from None
         return there
 
     def _adopted(self, pixels: Any) -> Array | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.atoms import Atoms
 from engine.bonds import allowed
+from engine.device import UNREADABLE, unreadable
 from engine.errors import FileError, FrameError, ModelError
 from engine.frame import Frame
 from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
@@ -136,12 +137,9 @@ class Detector:
             return frame
         try:
             return replace(frame, pixels=np.from_dlpack(frame.pixels))
-        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as error:
-            raise FrameError(
-                "unknown_dtype",
-                f"Engine expects pixels of NumPy or in memory that it can read, got {type(frame.pixels).__name__} "
-                f"({' '.join(str(error).split())}): copy them, or load the detector with device='cuda'",
-            ) from None
+        except UNREADABLE as error:
+            remedy = "copy them, or load the detector with device='cuda'"
+            raise unreadable(frame.pixels, error, "of NumPy or in memory that it can read", remedy) from None
 
     def check(self, frame: Frame) -> tuple[str, ...]:
         """Warnings where a frame is outside of what the model was trained for; FrameError where it is far outside.

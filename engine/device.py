@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from engine.errors import FrameError
+
 Array = Any  # of the device
 Stream = Any
 Event = Any
@@ -92,6 +94,18 @@ def kernel_files() -> dict[str, tuple[str, ...]]:
         names = _NAME.findall(path.read_text())
         files[path.name] = tuple(name or f"convert_{dtype}" for name, dtype in names)
     return files
+
+
+# What making an array of somebody else's raises where it cannot be.
+UNREADABLE = (AttributeError, TypeError, ValueError, RuntimeError, BufferError)
+
+
+def unreadable(pixels: Any, error: BaseException, where: str, remedy: str) -> FrameError:
+    """The error for pixels that a detector was handed and cannot read."""
+    return FrameError(
+        "unknown_dtype",
+        f"Engine expects pixels {where}, got {type(pixels).__name__} ({one_line(error)}): {remedy}",
+    )
 
 
 def one_line(error: BaseException) -> str:

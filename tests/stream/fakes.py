@@ -89,6 +89,21 @@ class Gate:
         assert self.open.wait(PATIENCE_S)
 
 
+class SideBySide:
+    """Counts, for each who passes, how many are inside with it."""
+
+    def __init__(self, wait: Callable[[Any], None]) -> None:
+        self._wait = wait
+        self._inside: list[int] = []
+        self.numbers: list[int] = []
+
+    def __call__(self, prepared: object) -> None:
+        self._inside.append(1)
+        self.numbers.append(len(self._inside))
+        self._wait(prepared)
+        self._inside.pop()
+
+
 @dataclass
 class Bench:
     """A running service with one sender and one subscriber."""

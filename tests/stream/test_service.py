@@ -26,7 +26,7 @@ from stream.messages import Result, encode
 from stream.service import Service
 from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
 from tests.engine.test_gpu_detector import HostNetwork
-from tests.stream.fakes import ANY_PORT, PATIENCE_S, TRIPLETS, FakeDetector, Gate, bench, wait_until
+from tests.stream.fakes import ANY_PORT, PATIENCE_S, TRIPLETS, FakeDetector, Gate, SideBySide, bench, wait_until
 from tests.stream.test_dectris_v2 import END, IMAGE, START
 
 
@@ -189,37 +189,23 @@ class TestPolicies:
         assert seen != sorted(seen)  # else nothing was side by side
 
     def test_latest_takes_one_frame_at_a_time_unless_told(self) -> None:
-        inside: list[int] = []
-        most: list[int] = []
-
-        def infer(prepared: object) -> None:
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.002)
-            inside.pop()
-
+        infer = SideBySide(lambda _: time.sleep(0.002))
         with bench(FakeDetector(before_infer=infer)) as peers:
             for number in range(50):
                 peers.send(number)
                 time.sleep(0.001)
             peers.until_settled(50)
-        assert max(most) == 1
+        assert max(infer.numbers) == 1
 
     def test_latest_fills_the_places_of_a_device_with_the_newest_and_no_more(self) -> None:
         """And the answers are in order, whichever is done first."""
-        gate, inside, most = Gate(), [], []
-
-        def infer(prepared: object) -> None:
-            inside.append(1)
-            most.append(len(inside))
-            gate(prepared)
-            inside.pop()
-
+        gate = Gate()
+        infer = SideBySide(gate)
         detector = FakeDetector(places=3, before_infer=infer)
         with bench(detector) as peers:
             for number in range(3):
                 peers.send(number)
-                wait_until(lambda number=number: len(most) == number + 1)
+                wait_until(lambda number=number: len(infer.numbers) == number + 1)
             for number in range(3, 10):  # there is no place for them: the last wins
                 peers.send(number)
             wait_until(lambda: peers.source.accounting.totals().received == 10)
@@ -227,32 +213,24 @@ class TestPolicies:
             gate.open.set()
             assert [peers.next("atoms").header["frame"] for _ in range(4)] == [0, 1, 2, 9]
             assert peers.until_settled(10) == {"superseded": 6}
-        assert max(most) == 3
+        assert max(infer.numbers) == 3
 
     def test_latest_is_one_frame_at_a_time_again_once_the_device_is_lost(self) -> None:
         """Frames in the hands of threads that wait for the CPU would grow old there."""
-        inside: list[int] = []
-        most: list[int] = []
-
-        def infer(prepared: object) -> None:
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.002)
-            inside.pop()
-
+        infer = SideBySide(lambda _: time.sleep(0.002))
         detector = FakeDetector(places=4, before_infer=infer)
         with bench(detector) as peers:
             detector.places = 0
             for number in range(12):  # those that wait already take one more
                 peers.send(number)
                 peers.until_settled(number + 1)
-            most.clear()
+            infer.numbers.clear()
             for number in range(12, 50):
                 peers.send(number)
                 time.sleep(0.001)
             peers.until_settled(50)
             assert sum(thread.name.startswith("camera engine") for thread in threading.enumerate()) == 1
-        assert max(most) == 1
+        assert max(infer.numbers) == 1
 
 
 class TestHostile:
