@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         raise FileError(f"{options.output}: expected a new file to export to, got one that is there: rename it")
     with Archived(options.recording) as archived:
         count = frames = 0
-        with ExitStack() as stack:
+        with _whole_or_not_at_all(options.output), ExitStack() as stack:
             output = _open(options.output, archived, stack)
             for frame in archived:
                 if frame.atoms.class_id.max(initial=0) >= len(archived.classes):
@@ -115,6 +115,17 @@ def run(options: argparse.Namespace) -> int:
 def known(value: float) -> float | None:
     """None for NaN."""
     return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[None]:
+    """Half an export could be taken for a whole one."""
+    try:
+        yield
+    except BaseException:
+        if path.is_file():
+            path.unlink()
+        raise
 
 
 def _open(path: Path, archived: Archived, stack: ExitStack) -> _Output:

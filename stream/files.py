@@ -309,7 +309,7 @@ def _tiff_interval_s(tiff: tifffile.TiffFile) -> float | None:
     interval, unit = imagej.get("finterval", 0), imagej.get("tunit", "s")
     if "TimeIncrement" in ome:
         interval, unit = ome["TimeIncrement"], ome.get("TimeIncrementUnit", "s")
-    return float(interval) * TIMES_S.get(str(unit).lower(), 0.0)
+    return _number(interval) * TIMES_S.get(str(unit).lower(), 0.0)
 
 
 def _ome(tiff: tifffile.TiffFile) -> dict[str, str]:
@@ -324,9 +324,17 @@ def _ome_sizes_A(said: dict[str, str]) -> tuple[float, float] | None:
         return None
     units = (said.get(f"PhysicalSize{axis}Unit", "µm").lower() for axis in "YX")  # µm by OME's schema
     y_A, x_A = (
-        float(said[f"PhysicalSize{axis}"]) * LENGTHS_A.get(unit, 0.0) for axis, unit in zip("YX", units, strict=True)
+        _number(said[f"PhysicalSize{axis}"]) * LENGTHS_A.get(unit, 0.0) for axis, unit in zip("YX", units, strict=True)
     )
     return y_A, x_A
+
+
+def _number(said: float | str) -> float:
+    """0, as if it were not there, for what is no number: the frames can be read all the same."""
+    try:
+        return float(said)
+    except ValueError:
+        return 0.0
 
 
 def _resolution_sizes_A(tiff: tifffile.TiffFile) -> tuple[float, float]:

@@ -133,6 +133,7 @@ class TestMistakes:
         assert "expected classes ('C', 'N'), got another" in self.one_line(
             capsys, recording, "--output", recording.with_suffix(".csv")
         )
+        assert not recording.with_suffix(".csv").exists()  # half an export could be taken for a whole one
 
     def test_frames_without_a_sampling(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = archive(tmp_path / "a.h5", [record(1, sampling_A=None)])

@@ -151,9 +151,10 @@ class TestPixelSize:
             (1.25e-5, "µm", 0.125),
             (0.0125, "pixel", None),
             (0.02, "nm", None),
+            ("unknown", "nm", None),
         ],
     )
-    def test_ome(self, tmp_path: Path, size_x: float, unit: str, expected: float | None) -> None:
+    def test_ome(self, tmp_path: Path, size_x: float | str, unit: str, expected: float | None) -> None:
         size_y = 0.0125 if size_x == 0.02 else size_x
         described = {"axes": "TYX", "PhysicalSizeX": size_x, "PhysicalSizeXUnit": unit}
         described |= {"PhysicalSizeY": size_y, "PhysicalSizeYUnit": unit}
@@ -169,6 +170,7 @@ class TestPixelSize:
             ({"imagej": True, "metadata": {"finterval": 0}}, None),
             ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 0.05}}, 0.05),
             ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 50, "TimeIncrementUnit": "ms"}}, 0.05),
+            ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": "unknown"}}, None),
             ({}, None),
         ],
     )

@@ -138,6 +138,13 @@ class TestWhatIsSent:
         watched.write("a.npy", 1, 2, 3, 4)
         assert watched.values() == [3, 4]
 
+    def test_of_a_tiff_that_pages_are_appended_to_what_is_new(self, watched: Watched) -> None:
+        for values in [(1, 2), (3,), (4, 5)]:
+            for value in values:
+                page = np.full((4, 5), value, np.uint16)
+                tifffile.imwrite(watched.root / "a.tif", page, append=True, photometric="minisblack")
+            assert watched.values() == [*values]
+
     @pytest.mark.parametrize("values", [(5,), (5, 6), (5, 6, 7)])
     def test_of_a_file_that_was_written_anew_all_of_it(self, watched: Watched, values: tuple[int, ...]) -> None:
         watched.write("live.npy", 1, 2)
