@@ -23,6 +23,8 @@ SAMPLING_A, FIELD_A, DOSE_E_A2 = 0.1, 51.2, 3e4  # dose of each image
 MOST_PX = 8.0
 _MAX_DRIFT_A = 1.0  # as `serve` has it by default
 _PERCENTILES = {"median": 50, "p90": 90}
+_ONE_SIGMA = 68.27  # percent
+_MIDDLE = 1  # the image that the two others are moved onto
 _SLIP_PX = 4.0  # more than any measurement errs by, less than half of a period
 
 
@@ -42,6 +44,27 @@ class Triplet:
     images: NDArray[np.float32]
     drift_px: NDArray[np.float64]
     shot: Shot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What is left of a triplet's drift.
+
+    Attributes
+    ----------
+    left_px : (2, 2) float64
+        Along y and x, of the first image and of the last.
+    doubted : bool
+        Was it told that it may be off by a period?
+    """
+
+    left_px: NDArray[np.float64]
+    doubted: bool
+
+    @property
+    def error_px(self) -> float:
+        """Of the image that lies worse."""
+        return float(np.hypot(*self.left_px.T).max())
 
 
 def triplets(
@@ -79,24 +102,27 @@ def align(triplet: Triplet) -> Aligned:
     return Aligner(_MAX_DRIFT_A).align(images, SAMPLING_A, None)
 
 
-def measure(triplet: Triplet) -> tuple[float, bool]:
-    """The larger error of the two shifts in pixels, and whether the triplet was doubted."""
+def measure(triplet: Triplet) -> Measured:
+    """Drift as `serve` measures it against what it was."""
     aligned = align(triplet)
-    errors = np.hypot(*(np.asarray(aligned.drift_px) - triplet.drift_px).T)
-    return float(errors.max()), aligned.doubt is not None
+    left_px = np.delete(np.asarray(aligned.drift_px) - triplet.drift_px, _MIDDLE, axis=0)
+    return Measured(left_px, aligned.doubt is not None)
 
 
-def summarise(measured: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """Slips, those that were not told, and the errors of the others."""
-    errors = [error for error, _ in measured if error < _SLIP_PX]
-    slips = [doubted for error, doubted in measured if error >= _SLIP_PX]
+def summarise(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Slips, those that were not told, and the errors of the others: of the worse image, and along an axis."""
+    right = [one for one in measured if one.error_px < _SLIP_PX]
+    slips = [one.doubted for one in measured if one.error_px >= _SLIP_PX]
+    errors = [one.error_px for one in right] or [math.nan]
+    along_axes = np.abs([one.left_px for one in right]) if right else np.nan
     return {
         "triplets": len(measured),
         "slips": len(slips),
         "slips_untold": slips.count(False),
-        "doubted": sum(doubted for _, doubted in measured),
-        "error_px": {name: round(float(np.percentile(errors or [np.nan], at)), 3) for name, at in _PERCENTILES.items()},
-        "within_0.1_px": round(sum(error <= 0.1 for error in errors) / max(1, len(errors)), 3),
+        "doubted": sum(one.doubted for one in measured),
+        "error_px": {name: round(float(np.percentile(errors, at)), 3) for name, at in _PERCENTILES.items()},
+        "within_0.1_px": round(float(np.mean(np.array(errors) <= 0.1)), 3),
+        "one_sigma_px": round(float(np.percentile(along_axes, _ONE_SIGMA)), 3),
     }
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench.drift import SAMPLING_A, measure, triplets
+from bench.drift import SAMPLING_A, Measured, measure, triplets
 from engine.drift import Registration
 from stream.alignment import Aligned, Aligner, read_image
 from stream.references import References
@@ -29,21 +29,21 @@ def specimen() -> Specimen:
 
 
 @pytest.fixture(scope="module")
-def shifts(specimen: Specimen) -> list[tuple[float, bool]]:
+def shifts(specimen: Specimen) -> list[Measured]:
     """0.1 A/px, 3 x 10^4 e/A^2 an image, drift up to 8 px between the middle image and another."""
     return [measure(one) for one in triplets([specimen], mos2().images, 12, seed=2)]
 
 
 def test_taken_out_to_a_tenth_of_a_pixel(shifts) -> None:
-    assert np.median([error for error, _ in shifts]) < 0.1
+    assert np.median([one.error_px for one in shifts]) < 0.1
 
 
 def test_none_slips_by_a_period(shifts) -> None:
-    assert max(error for error, _ in shifts) < 2
+    assert max(one.error_px for one in shifts) < 2
 
 
 def test_few_are_doubted(shifts) -> None:
-    assert sum(doubted for _, doubted in shifts) <= 3
+    assert sum(one.doubted for one in shifts) <= 3
 
 
 def test_a_steady_one_is_followed_further(specimen: Specimen) -> None:

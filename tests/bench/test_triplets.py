@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import triplets as part
-from bench.drift import measure, measure_f1, summarise, triplets
+from bench.drift import Measured, measure, measure_f1, summarise, triplets
 from bench.report import rows
 from bench.setting import Setting
 from engine import ModelSpec
@@ -38,14 +38,16 @@ def test_the_same_settings_with_drift_and_without(specimen):
     assert moved.shot.optics == still.shot.optics
     assert not moved.drift_px[1].any()
     assert np.hypot(*(moved.drift_px - still.drift_px).T).max() > 1
-    assert measure(moved)[0] < 1
+    assert measure(moved).error_px < 1
 
 
 def test_summary_of_errors_and_slips():
-    told = summarise([(0.05, False), (0.3, True), (9.0, True), (9.0, False)])
+    lefts = [(0.05, False), (0.3, True), (9.0, True), (9.0, False)]
+    told = summarise([Measured(np.array([[0.02, 0.0], [0.0, left]]), doubted) for left, doubted in lefts])
     assert (told["slips"], told["slips_untold"], told["doubted"]) == (2, 1, 2)
     assert told["error_px"]["median"] == pytest.approx(0.175)
     assert told["within_0.1_px"] == 0.5
+    assert told["one_sigma_px"] == pytest.approx(np.percentile([0.02, 0, 0, 0.05, 0.02, 0, 0, 0.3], 68.27), abs=1e-3)
 
 
 def test_all_of_it(tmp_path, specimen, model, monkeypatch):
@@ -56,7 +58,7 @@ def test_all_of_it(tmp_path, specimen, model, monkeypatch):
     assert result["path"]["fps"] > 0
     assert result["drift"]["triplets"] == 2
     assert set(result["f1"]) == {"f1", "f1_still", "difference"}
-    assert len(list(rows({"triplets": result}))) == 6
+    assert len(list(rows({"triplets": result}))) == 7
 
 
 def test_without_a_model_drift_is_measured_all_the_same(tmp_path, specimen, tiny_model, monkeypatch):
@@ -65,7 +67,7 @@ def test_without_a_model_drift_is_measured_all_the_same(tmp_path, specimen, tiny
     result = part.measure_triplets(setting_of(tiny_model, tmp_path))
     table = list(rows({"triplets": result}))
     assert "no model of three images ships" in table[0][1]
-    assert len(table) == 3
+    assert len(table) == 4
 
 
 def test_the_shipped_model_where_the_bench_has_another(tmp_path, tiny_model, monkeypatch):
@@ -90,6 +92,6 @@ def test_f1_is_of_what_the_detector_finds(specimen):
 )
 def test_rows_say_what_is_asked(slips, untold, error_px, reached):
     drift = {"triplets": 100, "slips": slips, "slips_untold": untold, "doubted": 3}
-    drift |= {"error_px": {"median": error_px, "p90": 0.3}, "within_0.1_px": 0.6}
+    drift |= {"error_px": {"median": error_px, "p90": 0.3}, "within_0.1_px": 0.6, "one_sigma_px": 0.08}
     table = list(rows({"triplets": {"drift": drift, "path": None}}))
-    assert [row[3] for row in table] == [None, *reached]
+    assert [row[3] for row in table] == [None, True, *reached]
