@@ -89,7 +89,9 @@ class Aligner:
 
     def __init__(self, max_drift_A: float) -> None:
         self._max_drift_A = max_drift_A
-        self._before: tuple[Hashable, float, Sequence[Shift], Places] = (None, 0.0, _NOWHERE, _UNKNOWN)
+        self._before: tuple[float, Sequence[Shift], Places] = (0.0, _NOWHERE, _UNKNOWN)
+        self._series: Hashable = None
+        self._count = 0  # triplets of this series
 
     def align(self, images: Sequence[Image], sampling_A: float, series: Hashable, places: Places = _UNKNOWN) -> Aligned:
         """Bring the first and the last of three images onto the middle one.
@@ -97,7 +99,8 @@ class Aligner:
         Parameters
         ----------
         series : hashable
-            Drift is followed as long as it and the sampling stay the same.
+            Drift is followed as long as it and the sampling stay the same, and from one series of a single triplet
+            to the next.
         places : tuple of int
             When each was taken, counted in frames; three that are alike where that is not known. Of another order than
             before a steady drift is expected.
@@ -114,9 +117,11 @@ class Aligner:
         """The shift that brings each image onto the middle one, and whether that can be doubted."""
         if not self._max_drift_A:
             return _NOWHERE, None
-        known, known_A, before, places_before = self._before
-        alike = (known, known_A) == (series, sampling_A)
-        expected = _expected(before, places_before, places) if alike else _NOWHERE
+        known_A, before, places_before = self._before
+        goes_on = series == self._series or self._count == 1
+        self._count = self._count + 1 if series == self._series else 1
+        self._series = series
+        expected = _expected(before, places_before, places) if goes_on and known_A == sampling_A else _NOWHERE
         factor = max(1, math.floor(_COARSE_A / sampling_A))
         reduced = [_reduce(image, factor) for image in images]
         part = _richest(reduced[_MIDDLE])
@@ -147,7 +152,9 @@ class Aligner:
             first, last = first - excess / 3, last + excess / 3
         drift_px = (_as_shift(first), (0.0, 0.0), _as_shift(last))
         if doubt is None:  # what may be wrong is nothing to follow
-            self._before = (series, sampling_A, drift_px, places)
+            self._before = (sampling_A, drift_px, places)
+        elif not goes_on:
+            self._before = (0.0, _NOWHERE, _UNKNOWN)
         return drift_px, doubt
 
 

@@ -93,7 +93,7 @@ class RecordChannel:
 
     def offer(self, answer: Answer, header: dict[str, Any]) -> None:
         """Record an answer as it was published; never blocks, unless told to by record_hold."""
-        pixels = answer.located.exposure.message.pixels if self._config.record_frames else None
+        pixels = answer.located.exposure.sent_pixels() if self._config.record_frames else None
         columns = list(answer.located.atoms.columns().values())
         answered = time.time()
 

@@ -36,14 +36,7 @@ from stream.header import (
 
 _ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
 _TABLES = ("flatfield-1.0", "pixelmask-1.0", "countrate_table-1.0")  # a blob follows; one simulator leaves out the d
-_CONFIG = (  # keys that a configuration is known by
-    "count_time",
-    "frame_time",
-    "nimages",
-    "bit_depth_image",
-    "description",
-    "detector_number",
-)
+_CONFIG = ("count_time", "frame_time", "bit_depth_image", "detector_number")  # two of them make a configuration
 _FIRST = re.compile(rb'"htype"\s*:\s*"(dheader|dimage|dseries_end)-1\.0"')  # what the first part of a message says
 _MAX_FIRST = 1024  # bytes of such a part
 _NS = 1e-9
@@ -88,7 +81,7 @@ def decode(parts: Sequence[Part], rules: Rules, start: SeriesStart | None = None
         return SeriesEnd(read_series(header))
     if kind == "dheader-1.0":
         return SeriesStart(read_series(header), _start_keys(parts[1:]))
-    if _is_table(header) or (kind is None and any(key in header for key in _CONFIG)):
+    if _is_table(header) or (kind is None and _is_configuration(header)):
         return SeriesStart(None, _start_keys(parts))  # of one simulator, which sends the rest as messages of their own
     need(header, "htype")
     raise wrong("htype", "a part of Stream V1", kind)
@@ -99,11 +92,13 @@ def _start_keys(parts: Sequence[Part]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for part in _without_tables(parts):
         said = read_appendix(part)
-        if any(key in said for key in _CONFIG):
-            keys |= detector_times(said)
-        else:
-            keys |= said
+        keys |= detector_times(said) if _is_configuration(said) else said
     return keys
+
+
+def _is_configuration(said: Mapping[str, Any]) -> bool:
+    """Whether these are the detector's words; a user may have one of them in an appendix."""
+    return sum(key in said for key in _CONFIG) > 1
 
 
 def _without_tables(parts: Sequence[Part]) -> Iterator[Part]:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.atoms import Atoms
 from engine.frame import Frame
@@ -68,9 +72,9 @@ class Exposure:
     frames : int
         Messages that its answer answers for.
     members : tuple of Exposure
-        Of a triplet, until an engine thread has laid them on each other.
+        Of a triplet, in the order of its images; one, where they came as one message.
     triplet : Triplet or None
-        From then on; None for a single image.
+        Once an engine thread has laid them on each other; None for a single image.
     """
 
     message: Message
@@ -85,6 +89,11 @@ class Exposure:
     frames: int = 1
     members: tuple[Exposure, ...] = ()
     triplet: Triplet | None = None
+
+    def sent_pixels(self) -> NDArray[Any]:
+        """(H, W) or (3, H, W), as the sender sent them: without references, drift not taken out."""
+        sent = [one.message.pixels for one in self.members] or [self.message.pixels]
+        return sent[0] if len(sent) == 1 else np.stack(sent)  # COPY: three messages become one array
 
 
 @dataclass(frozen=True, slots=True, eq=False)

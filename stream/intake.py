@@ -21,6 +21,7 @@ from stream.references import References, mean_dose
 from stream.series import Place, SeriesTracker
 from stream.stacker import Stacker
 
+_MEMBERS = 3
 _SLACK = 3  # how far the members of a triplet may be out of order
 
 
@@ -48,7 +49,10 @@ class Intake:
         self._members_begun = False
         # Three frames of one `series` come in any order, and so do the members of a triplet by any rule.
         self._one_series = stacker if config.triplets == "series" else None
-        self._tracker = SeriesTracker(_SLACK if stacker is not None and config.triplets != "rolling" else 0)
+        self._tracker = SeriesTracker(
+            slack=_SLACK if stacker is not None and config.triplets != "rolling" else 0,
+            shortest=1 if stacker is None else _MEMBERS,
+        )
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(

@@ -3,7 +3,8 @@
 A new value of `series` begins a series; so does frame 0 or 1 after a later one, and a sender that keeps counting up
 from an earlier number. Frames that are all number 0, or all 1, are of a sender that does not count, and follow each
 other. A single frame with an earlier number, or left over from a series that has ended, is refused.
-Detectors that tell of a start and an end may do so twice, or not to us.
+Detectors that tell of a start and an end may do so twice, or not to us. A series of a sender that tells of starts
+does not begin again by a frame 0 or 1 that strayed; of another it may, and the one that was under way may go on.
 """
 
 from __future__ import annotations
@@ -33,14 +34,19 @@ class SeriesTracker:
     ----------
     slack : int
         A frame less than so many numbers behind the newest is in time. What is missing is counted so much later.
+    shortest : int
+        Frames of a series at least: a 0 or 1 that comes again sooner is repeated, and begins none.
     """
 
-    def __init__(self, slack: int = 0) -> None:
+    def __init__(self, slack: int = 0, shortest: int = 1) -> None:
         self._slack = slack
+        self._shortest = shortest
+        self._announces = False  # the sender tells of starts
         self._series: str | int | None = None
         self._known = False  # whether there was any series
         self._over = False  # the sender said that it has ended
         self._last: int | None = None  # the newest number; None for a series that was announced and has no frame yet
+        self._counts = False  # the series has frames of more than one number
         self._counted = 0  # up to here what is missing was counted
         self._seen: set[int] = set()  # numbers that the slack holds
         self._epoch = 0
@@ -49,6 +55,7 @@ class SeriesTracker:
 
     def begin(self, series: str | int) -> None:
         """The sender says that a series begins: whatever its first number, it is not late. Twice is as good as once."""
+        self._announces = True
         if not self._known or series != self._series or self._over:
             self._change(series)
 
@@ -62,13 +69,14 @@ class SeriesTracker:
         if not self._known or (same and self._last is None):
             return self._first(series, number)
         last = -1 if self._last is None else self._last
-        if same and number == last <= 1:
+        if same and number == last <= 1 and not self._counts:
             return Place(self._epoch, 0, 1)  # a sender that does not count; else each of its frames began a series
         if same and last - self._slack < number < last and number not in self._seen:
             self._seen.add(number)
+            self._counts = True
             return Place(self._epoch, 0, number - last)
         late = number <= last if same else series in self._ended
-        if late and number > 1 and not self._restarted(series, number):
+        if late and not self._begins_again(series, number, last if same else None):
             raise FrameError(
                 "frame_jumped_back",
                 f"Expected a frame after number {last} of series {self._series!r:.80}, "
@@ -80,25 +88,31 @@ class SeriesTracker:
         settled = max(self._counted, number - self._slack)
         self._seen.add(number)
         missing = settled - self._counted - sum(self._counted < one <= settled for one in self._seen)
-        self._last, self._counted = number, settled
+        self._last, self._counted, self._counts = number, settled, True
         self._seen = {one for one in self._seen if one > number - self._slack}
         self._behind = (None, 0, 0)
         return Place(self._epoch, missing, number - last)
 
     def _first(self, series: str | int | None, number: int) -> Place:
-        self._change(series)
+        self._change(series, announced=False)
         self._last = self._counted = number
         self._seen = {number}
         self._epoch += 1
         return Place(self._epoch, 0, None)
 
-    def _change(self, series: str | int | None) -> None:
-        if self._known and series != self._series:
+    def _change(self, series: str | int | None, announced: bool = True) -> None:
+        strayed = series in self._ended and not announced  # perhaps: then the series under way goes on
+        if self._known and series != self._series and not strayed:
             self._ended.append(self._series)
         if series in self._ended:
             self._ended.remove(series)
-        self._series, self._known, self._over, self._last = series, True, False, None
+        self._series, self._known, self._over, self._last, self._counts = series, True, False, None, False
         self._behind = (None, 0, 0)
+
+    def _begins_again(self, series: str | int | None, number: int, last: int | None) -> bool:
+        """Whether a series does with this frame; `last` is the newest number of the same one, None of one that ended."""
+        first = number <= 1 and (not self._announces if last is None else last - number >= max(1, self._shortest - 1))
+        return first or self._restarted(series, number)
 
     def _restarted(self, series: str | int | None, number: int) -> bool:
         before, last, count = self._behind

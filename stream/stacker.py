@@ -62,9 +62,7 @@ class Stacker:
         frame = replace(exposure.frame, pixels=aligned.pixels, mask=aligned.mask)
         return replace(
             exposure,
-            message=replace(exposure.message, pixels=frame.pixels, mask=frame.mask),
             frame=frame,
-            members=(),
             triplet=Triplet(numbers, aligned.drift_px, aligned.doubt, _doubt_focus(frame.defocus_A)),
         )
 

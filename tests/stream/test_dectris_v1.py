@@ -117,6 +117,11 @@ class TestRecorded:
         start = begin(HEADER, CONFIG, *FLATFIELD, *MASK, *COUNT_RATES, b'{"sampling": 0.1}')
         assert start.keys == {"frame_interval": 0.04, "exposure": 0.02, "sampling": 0.1}
 
+    @pytest.mark.parametrize("word", ["description", "nimages", "count_time"])
+    def test_a_word_of_the_detector_makes_no_configuration_of_an_appendix(self, word: str) -> None:
+        start = begin(HEADER, CONFIG, json.dumps({"sampling": 0.1, word: "MoS2"}).encode())
+        assert (start.keys["sampling"], start.keys[word], start.keys["frame_interval"]) == (0.1, "MoS2", 0.04)
+
     @pytest.mark.parametrize("table", [FLATFIELD, MASK, COUNT_RATES, [FLATFIELD[0].replace(b"dflat", b"flat"), b"\0"]])
     def test_tables_as_messages_of_their_own(self, table: list[bytes]) -> None:
         assert begin(*table) == SeriesStart(None, {})

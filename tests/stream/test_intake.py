@@ -16,6 +16,7 @@ from stream.intake import Intake
 from stream.messages import encode
 from stream.metrics import Metrics
 from stream.references import References
+from stream.stacker import Stacker
 from tests.stream import test_dectris_v1 as v1
 from tests.stream.test_dectris_v2 import END, IMAGE, START, START_OF_A_SIMULATOR
 
@@ -23,11 +24,14 @@ from tests.stream.test_dectris_v2 import END, IMAGE, START, START_OF_A_SIMULATOR
 class Source:
     """An intake and its books; takes frames as they would come."""
 
-    def __init__(self, references: References | None = None, **options: Any) -> None:
+    def __init__(self, references: References | None = None, triplet: bool = False, **options: Any) -> None:
         config = ServeConfig(**options)
         self.books = Accounting()
         self.metrics = Metrics(config.source_name, "fake", "fake f32", ("C",), lambda: 0)
-        self.intake = Intake(config, references or References(), self.books, self.metrics, now=lambda: 0.5)
+        self.stacker = Stacker(config, references or References()) if triplet else None
+        self.intake = Intake(
+            config, references or References(), self.books, self.metrics, now=lambda: 0.5, stacker=self.stacker
+        )
 
     def take(self, number: int = 1, arrival_s: float = 0.0, since_1970_s: float = 0.0, **keys: Any) -> Exposure:
         pixels = np.full((2, 2), 100, np.uint16)
@@ -173,3 +177,23 @@ def test_a_late_frame_is_neither_dose_nor_time(tmp_path: Path) -> None:
     with pytest.raises(FrameError):
         source.take(3)
     assert source.books.totals().dose_total_e_A2 == 10
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 0, 2, 3, 4, 5), (1, 2, 1, 3, 4, 5, 6), (0, 1, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("rule", ["count", "defocus", "rolling"])
+def test_a_repeated_member_tears_no_triplet_apart(rule: str, numbers: tuple[int, ...]) -> None:
+    source, made, refused = Source(triplet=True, sampling=1, dose=10, triplets=rule), list[int](), list[str]()
+    assert source.stacker is not None
+    for number in numbers:
+        try:
+            triplet, errors = source.stacker.add(source.take(number, defocus=20 * ((number - numbers[0]) % 3)))
+        except FrameError as error:
+            refused.append(error.reason)
+            continue
+        assert errors == ()
+        if triplet is not None:
+            made.append(triplet.message.number)
+    last = numbers[-1]
+    assert made == (list(range(last - 3, last + 1)) if rule == "rolling" else [last - 3, last])
+    assert refused == ["frame_jumped_back"]
+    assert source.books.totals().dose_total_e_A2 == 60

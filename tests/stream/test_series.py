@@ -74,6 +74,14 @@ def test_an_ended_series_may_be_recorded_again() -> None:
     assert follow(("a", 5), ("b", 0), ("a", 0), ("a", 1), ("b", 1)) == [1, 2, 3, 3, 4]
 
 
+def test_a_series_goes_on_after_a_frame_0_of_another_one_strayed() -> None:
+    assert follow(("a", 5), ("b", 0), ("b", 4), ("a", 0), ("b", 5), ("b", 6)) == [1, 2, 2, 3, 4, 4]
+
+
+def test_a_repeated_frame_1_is_refused() -> None:
+    assert follow((None, 0), (None, 1), (None, 1), (None, 2)) == [1, 1, None, 1]
+
+
 def test_a_sender_that_counts_up_from_an_earlier_number_began_anew() -> None:
     again = [(None, number) for number in range(50, 70)]
     assert follow((None, 1000), *again) == [1, *[None] * 9, *[2] * 11]
@@ -135,6 +143,16 @@ class TestAnnounced:
             tracker.place(7, 6)
         assert tracker.place(8, 0) == Place(2, 0, None)
 
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_so_is_the_first_frame_of_one_that_has_ended(self, number: int) -> None:
+        tracker = SeriesTracker()
+        for series in (1, 2):
+            tracker.begin(series)
+            tracker.place(series, 4)
+        with pytest.raises(FrameError):
+            tracker.place(1, number)
+        assert tracker.place(2, 5) == Place(2, 0, 1)
+
     def test_a_detector_that_restarted_counts_its_series_from_1(self) -> None:
         tracker = SeriesTracker()
         for series in (1, 2, 3):
@@ -155,9 +173,9 @@ class TestAnnounced:
 
 
 class TestSlack:
-    def places(self, *numbers: int) -> list[int | None]:
+    def places(self, *numbers: int, shortest: int = 1) -> list[int | None]:
         """What is missing before each; None for one that was refused."""
-        tracker, missing = SeriesTracker(slack=3), list[int | None]()
+        tracker, missing = SeriesTracker(3, shortest), list[int | None]()
         for number in numbers:
             try:
                 missing.append(tracker.place("a", number).missing)
@@ -181,3 +199,11 @@ class TestSlack:
         tracker.place("a", 2)
         assert tracker.place("a", 1) == Place(1, 0, -1)
         assert tracker.place("a", 3) == Place(1, 0, 1)
+
+    @pytest.mark.parametrize("numbers", [(0, 1, 0, 2, 3), (1, 2, 1, 3, 4), (0, 1, 1, 2, 3)])
+    def test_a_series_that_lasts_does_not_begin_again_by_a_repeated_frame(self, numbers: tuple[int, ...]) -> None:
+        assert self.places(*numbers, shortest=3) == [0, 0, None, 0, 0]
+
+    def test_it_may_begin_again_after_its_shortest_length(self) -> None:
+        tracker = SeriesTracker(3, 3)
+        assert [tracker.place(None, number).epoch for number in (0, 1, 2, 0, 1, 2)] == [1, 1, 1, 2, 2, 2]

@@ -70,6 +70,13 @@ class TestDrift:
         assert (ready.frame.pixels == image()).all()
         assert ready.frame.mask is None
 
+    def test_what_was_sent_is_kept(self) -> None:
+        images = np.stack([image((2.0, 0.0)), image(), image((-2.0, 0.0))]).astype(np.uint16)
+        for ready in (stack(*images), stack(images)):
+            assert ready.frame.pixels.dtype == np.float32
+            assert ready.sent_pixels().dtype == np.uint16
+            np.testing.assert_array_equal(ready.sent_pixels(), images)
+
     def test_three_images_of_one_message(self) -> None:
         whole = np.stack([image((-2.3, 0.8)), image(), image((1.6, -3.4))])
         ready = stack(whole, first=5, defocus=[-50, 0, 50])
@@ -116,6 +123,13 @@ class TestDrift:
             stack(image((-size, 0.0)), image(), image((size, 0.0)), by=by, first=3 * step)
         ready = stack(*[image()] * 3, by=by, epoch=2)
         np.testing.assert_allclose(drift(ready), [STILL] * 3, atol=0.02)
+
+    def test_into_the_next_where_each_is_a_series_of_its_own(self) -> None:
+        by = stacker(max_drift=0.6)
+        for step, size in enumerate((2.0, 4.0, 6.0, 8.0)):
+            images = np.stack([image((-size, 0.0)), image(), image((size, 0.0))])
+            ready = stack(images, by=by, epoch=step + 1)
+            np.testing.assert_allclose(drift(ready), [(size, 0), STILL, (-size, 0)], atol=0.1)
 
     def test_three_that_contradict_each_other_are_told(self) -> None:
         """Each two have a pattern in common, that moved as no other did."""
@@ -183,7 +197,8 @@ class TestBooks:
         assert gathered is not None
         assert [one.message.number for one in gathered.members] == [2, 1, 0]
         ready = by.stack(gathered)
-        assert ready.members == ()
+        sent = np.stack([one.message.pixels for one in (members[2], members[0], members[1])])
+        np.testing.assert_array_equal(ready.sent_pixels(), sent)
         assert (ready.message.number, ready.arrival_s, ready.decoded_s, ready.frames) == (2, 7, 9, 3)
         assert (ready.frame.dose_e_A2, ready.dose_total_e_A2) == (33, 20)
         assert (ready.frame.defocus_A, ready.message.defocus_A) == ((-50, 0, 50), (-50, 0, 50))
