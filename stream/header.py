@@ -32,6 +32,7 @@ _LEAST = {  # keys of one number, and the smallest each can be
     "offset": -1e12,
 }
 _MOST = 1e12
+_ESCAPED = b"\\ud"  # how half of a surrogate pair is written
 _USED = ("frame", "series", "defocus", *_LEAST)
 
 Part = bytes | memoryview
@@ -139,7 +140,18 @@ def read_json(part: Part) -> dict[str, Any]:
         raise FrameError("not_json", f"Expected a JSON header, got {cause}: send plain JSON first") from None
     if not isinstance(header, dict):
         raise FrameError("not_json", f"Expected a JSON object, got {type(header).__name__}: send keys and values")
+    if _ESCAPED in bytes(part).lower() and not _is_text(header):
+        raise FrameError("not_json", "Expected text in the JSON header, got half of a surrogate pair: send UTF-8")
     return header
+
+
+def _is_text(header: dict[str, Any]) -> bool:
+    """JSON may hold halves of surrogate pairs, that no file of text can."""
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_appendix(content: object) -> dict[str, Any]:

@@ -30,14 +30,19 @@ Damaged = tuple[None, dict[str, Any]]  # a frame that cannot be read: skipped an
 
 
 class Sender:
-    """The sending socket. A context manager; only an interrupt drops what has not left yet."""
+    """The sending socket. A context manager; only an interrupt drops what has not left yet.
 
-    def __init__(self, endpoint: str = ENDPOINT, socket: str = "pub", bind: bool = True) -> None:
+    `patient`: PUB too blocks while a subscriber is behind, where it would lose frames else.
+    """
+
+    def __init__(self, endpoint: str = ENDPOINT, socket: str = "pub", bind: bool = True, patient: bool = False) -> None:
         self._context = zmq.Context()
         # XPUB is a PUB that hears of its subscribers.
         self._socket = self._context.socket(zmq.XPUB if socket == "pub" else zmq.PUSH)
         self._socket.sndhwm = _QUEUE_FRAMES
         self._socket.linger = 0
+        if socket == "pub" and patient:
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # queue for receivers that are there, not for those that may come
         try:
             (self._socket.bind if bind else self._socket.connect)(endpoint)
@@ -56,7 +61,10 @@ class Sender:
                 pass
 
     def send(self, parts: list[bytes | memoryview]) -> None:
-        """Send one message; PUSH blocks while no receiver takes it, PUB loses it. The pixels must not change after."""
+        """Send one message; PUSH blocks while no receiver takes it, PUB loses it, unless it is patient.
+
+        The pixels must not change after.
+        """
         self._socket.send_multipart(parts, copy=False)
 
     def close(self, linger_s: float = 0.0) -> None:
@@ -137,7 +145,8 @@ def run_sender(
     sent = Sent()
     bind = options.connect is None
     try:
-        with Sender(options.bind if bind else options.connect, options.socket, bind) as sender:
+        endpoint = options.bind if bind else options.connect
+        with Sender(endpoint, options.socket, bind, patient=options.rate == 0) as sender:
             how = f"{options.socket.upper()} {'bound to' if bind else 'connected to'} {sender.endpoint}"
             print(f"{how}, waiting for a receiver", file=sys.stderr, flush=True)
             sender.wait_for_receiver()
@@ -158,7 +167,9 @@ def add_sender_arguments(
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--bind", default=ENDPOINT, metavar="ENDPOINT", help=f"wait for receivers here ({ENDPOINT})")
     where.add_argument("--connect", metavar="ENDPOINT", help="or go to a receiver that waits there")
-    parser.add_argument("--socket", choices=("pub", "push"), default="pub", help="push: no frame is lost (pub)")
+    parser.add_argument(
+        "--socket", choices=("pub", "push"), default="pub", help="push loses no frame at any rate (pub)"
+    )
 
 
 def _rate(text: str) -> float:

@@ -110,7 +110,7 @@ class SeriesTracker:
         self._behind = (None, 0, 0)
 
     def _begins_again(self, series: str | int | None, number: int, last: int | None) -> bool:
-        """Whether a series does with this frame; `last` is the newest number of the same one, None of one that ended."""
+        """Whether a series does with this frame; `last` is its newest number, None where it has ended."""
         first = number <= 1 and (not self._announces if last is None else last - number >= max(1, self._shortest - 1))
         return first or self._restarted(series, number)
 

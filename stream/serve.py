@@ -77,6 +77,7 @@ def summarise(source: Source) -> dict[str, Any]:
         "received": totals.received,
         "processed": totals.processed,
         "dropped": totals.dropped,
+        "missing": totals.missing,
         "drift_uncertain": totals.drift_uncertain,
         "fps": round(totals.fps, 2),
         "latency_ms": totals.latency_ms,

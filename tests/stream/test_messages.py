@@ -169,6 +169,7 @@ class TestRefused:
             ("not_json", [b'{"frame": ' + b"9" * 5000 + b"}", BLOB]),
             ("not_json", [json.dumps(HEADER | {"dose": float("nan")}).encode(), BLOB]),
             ("not_json", [b'{"x": 1e999}', BLOB]),
+            ("not_json", [b'{"series": "a\\uD800"}', BLOB]),
             ("too_large", [b" " * 100_000, BLOB]),
             ("too_large", parts(shape=[100_000, 2])),
             ("too_large", parts(shape=[60_000, 60_000])),

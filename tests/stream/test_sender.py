@@ -124,6 +124,27 @@ def test_a_frame_that_cannot_be_read_keeps_its_number_and_its_time() -> None:
     assert str(sent).endswith(", 1 skipped that cannot be read")
 
 
+def test_as_fast_as_they_are_taken_by_a_slow_subscriber(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """More than all queues and buffers hold: an impatient PUB would lose most."""
+    count = 60
+    frames = [(np.full((1000, 1000), value, np.uint16), {"sampling": 0.1}) for value in range(count)]
+    with context.socket(zmq.SUB) as socket, Sender(ANY_PORT, patient=True) as sender:
+        socket.linger, socket.rcvhwm = 0, 1
+        socket.subscribe(b"")
+        socket.connect(sender.endpoint)
+
+        def send() -> None:
+            sender.wait_for_receiver()
+            send_frames(frames, sender, 0, Sent())
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        thread.join(1.0)  # the sender is far ahead of whoever takes nothing
+        numbers = [message.number for message in receive(socket, count)]
+        thread.join()
+    assert numbers == list(range(count))
+
+
 def test_an_error_does_not_drop_what_is_on_its_way(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """Frames so large that the last has not left when the sender ends."""
     frames = [(np.full((2000, 2000), value, np.uint16), {"sampling": 0.1}) for value in range(4)]

@@ -33,8 +33,8 @@ from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
 from tests.stream.test_sources import two
 
 ATOMSTREAM = (sys.executable, "-c", "import sys; from stream.cli import main; sys.exit(main())")
-SUMMARY = {"received", "processed", "dropped", "drift_uncertain", "fps", "latency_ms", "in_time", "atoms_mean"}
-SUMMARY |= {"model", "backend"}
+SUMMARY = {"received", "processed", "dropped", "missing", "drift_uncertain", "fps", "latency_ms", "in_time"}
+SUMMARY |= {"atoms_mean", "model", "backend"}
 
 
 def free_port() -> int:
