@@ -52,7 +52,7 @@ def test_the_first_steps_are_calm(recipe: Recipe, specimens: list[Specimen]) -> 
     calm = replace(recipe.images, dose_e_A2=(1e6, 1e6))
     of_two = replace(recipe, calm=calm, calm_steps=2)
     assert [of_two.images_at(step).dose_e_A2 == (1e6, 1e6) for step in range(4)] == [True, True, False, False]
-    taught = replace(of_two, taught=crystal_sign)
+    taught = replace(of_two, taught=replace(of_two.images, rule=crystal_sign))
     assert [taught.images_at(step).rule for step in (0, 3)] == [crystal_sign] * 2
     assert taught.images.rule is not crystal_sign  # what is scored stays
     # Batches of two settings: samples 0 to 3 are of the calm steps, sample 4 is not.

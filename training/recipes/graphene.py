@@ -5,6 +5,8 @@ Ranges follow Madsen et al. 2018, widened to what real cameras show.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from training.decidable import graphene_hint
 from training.ranges import ImageRanges, nearly_round
 from training.recipes.recipe import Recipe, Round, family_spec
@@ -23,7 +25,7 @@ def graphene() -> Recipe:
         specimens=640,
         held_out=64,
         crop_px=288,
-        taught=graphene_hint,
+        taught=replace(images, rule=graphene_hint, uneven_focus_chance=0.5),
         calm=nearly_round(images),
         calm_steps=1500,
         rounds=(
@@ -37,5 +39,6 @@ def graphene() -> Recipe:
             Round(1600, 3e-4, beta=0.0),
             Round(5500, 8e-4),
             Round(3000, 3e-4, beta=0.0),
+            Round(4000, 4e-4, beta=0.0),
         ),
     )

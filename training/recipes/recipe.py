@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.spec import ModelSpec
-from training.decidable import Rule
 from training.ranges import DOSES_E_A2, ImageRanges
 from training.structures.structure import Structures
 
@@ -42,7 +41,7 @@ class Recipe:
     depth: tuple[int, ...] = (1, 1, 2, 2, 4)
     batch: int = 4
     doses_e_A2: tuple[float, ...] = DOSES_E_A2
-    taught: Rule | None = None  # which settings are learnt from, where others than the scored ones are
+    taught: ImageRanges | None = None  # what is learnt from, where it is other than what is scored
 
     @property
     def all_steps(self) -> int:
@@ -59,8 +58,8 @@ class Recipe:
 
     def images_at(self, step: int) -> ImageRanges:
         """What the samples of a step are drawn from."""
-        images = self.calm if step < self.calm_steps else self.images
-        return replace(images, rule=self.taught) if self.taught else images
+        taught = self.taught or self.images
+        return replace(self.calm, rule=taught.rule) if step < self.calm_steps else taught
 
 
 def family_spec(family: str, images: ImageRanges, classes: tuple[str, ...], **more: Any) -> ModelSpec:
