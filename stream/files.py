@@ -26,6 +26,7 @@ from PIL import Image
 
 from engine.errors import ConfigError, FileError
 from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, TIMES_S, Frames, Movie, read_folder, read_movie
+from stream.whole import check_end, check_page, check_whole
 
 _MAX_PIXELS = 67_108_864
 _TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
@@ -233,8 +234,8 @@ class _TiffPages:
     A program that adds page after page writes a series for each: all of them have as many pages as the first.
     """
 
-    def __init__(self, series: Sequence[tifffile.TiffPageSeries]) -> None:
-        self._series = series
+    def __init__(self, path: Path, series: Sequence[tifffile.TiffPageSeries]) -> None:
+        self._path, self._series = path, series
         self._pages = len(series[0].pages)
 
     def __len__(self) -> int:
@@ -245,6 +246,7 @@ class _TiffPages:
         page = self._series[one].pages[within]
         if page is None:
             raise ValueError(f"no page {number}")
+        check_page(self._path, page, f"image {number}")
         pixels: NDArray[Any] = page.asarray()
         return pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1, dtype=np.float32)
 
@@ -266,7 +268,9 @@ class _Stacks:
 def _read_tiff(path: Path) -> Recording:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it reports is told by our own error
     with ExitStack() as opened:
-        tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")))
+        # Of a set of files the frames of this one: the others are whatever it names.
+        tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")), _multifile=False)
+        check_whole(path, tiff, _tiff_images(tiff))
         frames, shape, dtype = _tiff_frames(path, tiff)
         recording = _recording(path, frames, shape, dtype, _tiff_sampling_A(tiff), _tiff_interval_s(tiff))
         recording._open.enter_context(opened.pop_all())  # only now: a file that was refused is closed here
@@ -286,14 +290,24 @@ def _tiff_frames(path: Path, tiff: tifffile.TiffFile) -> tuple[Frames, tuple[int
     shape = (1, *shape) if len(shape) == 2 else shape
     dtype = np.dtype(first.dtype)
     if len(series) == 1 and first.dataoffset is not None and not coloured:
+        check_end(path, tiff, first.dataoffset + math.prod(shape) * dtype.itemsize, f"image {shape[0] - 1}")
         stored = dtype.newbyteorder("<" if tiff.byteorder == "<" else ">")
         return _unmapped(path, np.memmap(path, stored, "r", first.dataoffset, shape)), shape, dtype
     images = math.prod(shape[1:-2])
     if len(first.pages) != shape[0] * images:
         said = f"{len(first.pages)} pages for {' x '.join(map(str, shape))}"
         raise FileError(f"{path}: expected a page an image, got {said}: save them as a stack")
-    pages = _TiffPages(series)
+    pages = _TiffPages(path, series)
     return pages if images == 1 else _Stacks(pages, images), (shape[0] * len(series), *shape[1:]), dtype
+
+
+def _tiff_images(tiff: tifffile.TiffFile) -> int:
+    """How many it should hold by ImageJ or OME, 0 where neither says it, or OME says it of a set of files."""
+    imagej, ome = tiff.imagej_metadata or {}, _ome(tiff)
+    if len(set(re.findall(r'FileName="([^"]*)"', tiff.ome_metadata or ""))) > 1:
+        return 0
+    said = (ome.get(f"Size{axis}", 0) for axis in "TZC") if ome else [imagej.get("images", 0)]
+    return int(min(math.prod(map(_number, said)), 2**53))
 
 
 def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:

@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -208,7 +209,7 @@ class TestBadFiles:
     def test_garbage(self, tmp_path: Path, suffix: str, content: bytes) -> None:
         path = tmp_path / f"a{suffix}"
         path.write_bytes(content)
-        self.refuse(path, "expected a readable file of frames")
+        self.refuse(path, "expected a readable file of frames|expected a whole TIFF, got one that ends before page 1")
 
     def test_npy_with_objects_is_not_unpickled(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", np.array([{}, []], dtype=object), allow_pickle=True)
@@ -314,6 +315,126 @@ class TestBadFiles:
 
     def write_png(self, path: Path, array: NDArray[np.uint16]) -> None:
         Image.fromarray(array).save(path)
+
+
+LONG = np.random.default_rng(1).integers(0, 60_000, (48, 16, 16)).astype(np.uint16)
+WAYS: dict[str, dict[str, Any]] = {
+    "imagej": {"imagej": True},
+    "ome": {"ome": True, "metadata": {"axes": "TYX"}},
+    "zlib": {"compression": "zlib"},
+    "plain": {},
+    "one description": {"truncate": True},
+    "appended": {"append": True},
+    "appended zlib": {"append": True, "compression": "zlib"},
+}
+
+
+def write_tiff(path: Path, stack: NDArray[np.generic], way: str) -> None:
+    options = {} if way == "imagej" else {"photometric": "minisblack"}
+    for part in stack if "append" in WAYS[way] else [stack]:
+        tifffile.imwrite(path, part, **options, **WAYS[way])
+
+
+def replace_in(path: Path, old: bytes, new: bytes) -> None:
+    """Of the same length, and there once."""
+    content = path.read_bytes()
+    assert len(old) == len(new)
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+class TestTiffsThatAreNotWhole:
+    """tifffile reads what there is of them, and only logs the rest."""
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_cut_off(self, tmp_path: Path, way: str) -> None:
+        path = tmp_path / "a.tif"
+        write_tiff(path, LONG, way)
+        whole = path.read_bytes()
+        np.testing.assert_array_equal(frames_of(path), LONG)
+        for part in (0.01, 0.3, 0.5, 0.9):
+            path.write_bytes(whole[: int(part * len(whole))])
+            with pytest.raises(FileError, match=r"expected a whole TIFF, got one that ends before .*: copy it again"):
+                read_frames(path)
+
+    @pytest.mark.parametrize("way", ["zlib", "appended", "appended zlib"])
+    def test_one_byte_is_missing(self, tmp_path: Path, way: str) -> None:
+        path = tmp_path / "a.tif"
+        write_tiff(path, LONG, way)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(FileError, match=r"got one that ends before .*page 48: copy it again"):
+            read_frames(path)
+
+    @pytest.mark.parametrize(
+        ("way", "old", "new"),
+        [("imagej", b"images=48", b"images=96"), ("ome", b'SizeT="48"', b'SizeT="96"')],
+    )
+    def test_fewer_images_than_it_says(self, tmp_path: Path, way: str, old: bytes, new: bytes) -> None:
+        """A program that adds page after page may say from the start how many there will be."""
+        write_tiff(tmp_path / "a.tif", LONG, way)
+        replace_in(tmp_path / "a.tif", old, new)
+        with pytest.raises(FileError, match="expected the 96 images that it says it has, got 48: copy it again"):
+            read_frames(tmp_path / "a.tif")
+
+    def test_imagej_describes_the_first_image_only_of_very_many(self, tmp_path: Path) -> None:
+        """As it writes what does not fit into 4 GB: the images follow the first, without a page of their own."""
+        path = tmp_path / "a.tif"
+        write_tiff(path, LONG, "imagej")
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            link, end = page.offset + 2 + 12 * len(page.tags), page.dataoffsets[0] + LONG.nbytes
+        content = bytearray(path.read_bytes())
+        content[link : link + 4] = bytes(4)
+        path.write_bytes(content[:end])
+        np.testing.assert_array_equal(frames_of(path), LONG)
+        path.write_bytes(content[: end // 2])
+        with pytest.raises(FileError, match=r"expected the 48 images that it says it has, got 2\d: copy it again"):
+            read_frames(path)
+
+    def test_colours_that_count_as_images(self, tmp_path: Path) -> None:
+        colours = np.full((4, 6, 8, 3), 60, np.uint8)
+        tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb", ome=True, metadata={"axes": "TYXS"})
+        assert (frames_of(tmp_path / "a.tif") == 60).all()
+
+    def test_of_a_set_of_files_the_frames_of_this_one(self, tmp_path: Path) -> None:
+        """Whatever the others are called: they are not opened."""
+        write_tiff(tmp_path / "a.tif", LONG, "ome")
+        said = f"""<?xml version="1.0"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="16" SizeY="16" SizeZ="1" SizeC="1"
+ SizeT="96"><TiffData FirstT="0" IFD="0" PlaneCount="48"><UUID FileName="a.tif">urn:uuid:1</UUID></TiffData>
+<TiffData FirstT="48" IFD="0" PlaneCount="48"><UUID FileName="{tmp_path}/b.tif">urn:uuid:2</UUID></TiffData>
+</Pixels></Image></OME>"""
+        write_tiff(tmp_path / "b.tif", LONG[::-1], "plain")
+        tifffile.tiffcomment(tmp_path / "a.tif", said.encode())
+        np.testing.assert_array_equal(frames_of(tmp_path / "a.tif"), LONG)
+
+    def test_pixels_in_between_that_lie_beyond_the_end(self, tmp_path: Path) -> None:
+        """tifffile makes zeros of them."""
+        path = tmp_path / "a.tif"
+        with tifffile.TiffWriter(path) as writer:
+            for page in LONG[:3]:
+                writer.write(page, contiguous=False, rowsperstrip=8)
+        with tifffile.TiffFile(path) as tiff:
+            tag = tiff.pages[1].tags["StripOffsets"]
+        content = bytearray(path.read_bytes())
+        content[tag.valueoffset + 4 : tag.valueoffset + 8] = struct.pack("<I", len(content) - 10)
+        path.write_bytes(content)
+        with read_frames(path) as recording:
+            np.testing.assert_array_equal(recording[2], LONG[2])
+            with pytest.raises(FileError, match="expected a whole TIFF, got one that ends before the end of image 1:"):
+                recording[1]
+
+    def test_pages_in_a_circle(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        write_tiff(path, LONG[:3], "zlib")
+        with tifffile.TiffFile(path) as tiff:
+            first, link = tiff.pages.first.offset, tiff.pages.next_page_offset
+        content = bytearray(path.read_bytes())
+        content[link : link + 4] = struct.pack("<I", first)
+        path.write_bytes(content)
+        with pytest.raises(FileError, match="got a page after page 3 that came before"):
+            read_frames(path)
 
 
 class TestIndex:

@@ -145,6 +145,18 @@ class TestWhatIsSent:
                 tifffile.imwrite(watched.root / "a.tif", page, append=True, photometric="minisblack")
             assert watched.values() == [*values]
 
+    def test_of_a_tiff_that_is_cut_off_nothing_before_it_is_whole(self, watched: Watched) -> None:
+        path = watched.root / "a.tif"
+        for page in STACK:
+            tifffile.imwrite(path, page, append=True, photometric="minisblack")
+        whole = half(path)
+        assert watched.values(2) == []
+        path.write_bytes(whole)
+        assert watched.values(2) == STACK[:, 0, 0].tolist()
+        half(path)
+        assert watched.values(20) == []
+        assert str(watched.follower) == "1 files sent, skipped: 1 unreadable"
+
     @pytest.mark.parametrize("values", [(5,), (5, 6), (5, 6, 7)])
     def test_of_a_file_that_was_written_anew_all_of_it(self, watched: Watched, values: tuple[int, ...]) -> None:
         watched.write("live.npy", 1, 2)
