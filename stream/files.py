@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,7 @@ from PIL import Image
 
 from engine.errors import ConfigError, FileError
 from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, TIMES_S, Frames, Movie, read_folder, read_movie
+from stream.hdf5 import HDF5, read_hdf5
 from stream.whole import check_end, check_page, check_whole
 
 _MAX_PIXELS = 67_108_864
@@ -52,6 +53,8 @@ class Recording:
         From one frame to the next, where the file says it.
     images : int
         In a frame: 1, or 3 for a triplet.
+    elsewhere : bool
+        Whether the frames are those of other files, that this one names.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Recording:
     _frames: Frames
     images: int = 1
     interval_s: float | None = None
+    elsewhere: bool = False
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -371,12 +375,13 @@ def _read_oneview(path: Path) -> Recording:
 def _read_other(path: Path) -> Recording:
     with path.open("rb"):  # a missing file is told as for any other kind
         pass
-    return _of_movie(path, read_movie(path))
+    return _of_movie(path, read_hdf5(path) if path.suffix.lower() in HDF5 else read_movie(path))
 
 
 def _of_movie(path: Path, movie: Movie) -> Recording:
     with movie.opened:
         recording = _recording(path, movie.frames, movie.shape, movie.dtype, movie.sampling_A, movie.interval_s)
+        recording = replace(recording, elsewhere=movie.elsewhere)
         recording._open.enter_context(movie.opened.pop_all())  # a file that was refused is closed here
         return recording
 
@@ -387,6 +392,6 @@ _READERS: dict[str, Callable[[Path], Recording]] = {
     ".tiff": _read_tiff,
     ".png": _read_png,
     ".mrc": _read_mrc,
-    **dict.fromkeys(SUFFIXES, _read_other),
+    **dict.fromkeys((*SUFFIXES, *HDF5), _read_other),
 }
 KINDS = tuple(_READERS)

@@ -70,7 +70,11 @@ class Follower:
             return
         try:
             with read_frames(path) as recording:
-                yield from self._frames(path, recording)
+                if recording.elsewhere:  # and each of those files is sent by itself
+                    self._folder.done(path)
+                    self.skipped["names_others"] += 1
+                else:
+                    yield from self._frames(path, recording)
         except ConfigError as error:
             self._skip(path, "no_reader", error)
         except FileError as error:

@@ -1,4 +1,4 @@
-"""Formats of microscope vendors: DM3, DM4, EMD, SER, HDF5, and folders of OneView-IS frames. Read when asked for.
+"""Formats of microscope vendors: DM3, DM4, EMD, SER, and folders of OneView-IS frames. Read when asked for.
 
 RosettaSciIO is under the GPL and comes with the extra `formats` only: it is imported once such a file is opened.
 """
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError, FileError
-from stream.nexus import FORMAT
 
 LENGTHS_A = {
     "angstrom": 1.0,
@@ -39,10 +38,8 @@ LENGTHS_A = {
 PLAUSIBLE_A = (1e-3, 50.0)  # a printer's resolution is far from it
 TIMES_S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "min": 60.0}
 _READERS = {".dm3": "digitalmicrograph", ".dm4": "digitalmicrograph", ".emd": "emd", ".ser": "tia"}
-HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
-SUFFIXES = (*_READERS, *HDF5)
+SUFFIXES = tuple(_READERS)
 _ONEVIEW = re.compile(r"Hour_(\d+)/Minute_(\d+)/Second_(\d+)/[^/]*_Frame_(\d+)\.dm[34]$")
-_MAX_CHUNK_BYTES = 2**30  # what is uncompressed at once, whatever part of it is wanted
 
 
 class Frames(Protocol):
@@ -67,6 +64,8 @@ class Movie:
         From one frame to the next, where the file says it.
     opened : ExitStack
         Closes the file.
+    elsewhere : bool
+        Whether the frames are those of other files, that this one names.
     """
 
     frames: Frames
@@ -75,12 +74,23 @@ class Movie:
     sampling_A: float | None
     interval_s: float | None = None
     opened: ExitStack = field(default_factory=ExitStack)
+    elsewhere: bool = False
 
 
 def read_movie(path: Path) -> Movie:
     """Open a file by its suffix, one of SUFFIXES; whatever its reader raises where it is damaged."""
-    suffix = path.suffix.lower()
-    return _read_hdf5(path) if suffix in HDF5 else _read_vendor(path, _READERS[suffix])
+    return _read_vendor(path, _READERS[path.suffix.lower()])
+
+
+def load_package(name: str, extra: str = "formats") -> ModuleType:
+    """Import what comes with an extra; ConfigError where that is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = "rosettasciio" if name.startswith("rsciio") else name
+        raise ConfigError(
+            f"Expected the package {package} for files of this format, got none: pip install 'atomstream[{extra}]'"
+        ) from None
 
 
 def is_movie_folder(path: Path) -> bool:
@@ -115,17 +125,7 @@ def _oneview(path: Path) -> Any:
             yield tuple(int(number) for number in found.groups()), file
 
 
-def _load(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = "rosettasciio" if name.startswith("rsciio") else name
-        raise ConfigError(
-            f"Expected the package {package} for files of this format, got none: pip install 'atomstream[formats]'"
-        ) from None
-
-
-class _Lazy:
+class Lazy:
     """Frames of an array that reads what is asked for."""
 
     def __init__(self, array: Any) -> None:
@@ -139,19 +139,6 @@ class _Lazy:
         # In this thread: the files are small, and other threads have work.
         # COPY: of what the reader has mapped, which whoever writes the file may still cut off.
         return np.array(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
-
-
-class _Single:
-    """One frame, read when asked for."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        return np.asarray(self._array[...])
 
 
 class _Files:
@@ -173,7 +160,7 @@ class _Files:
 
 
 def _read_vendor(path: Path, reader: str) -> Movie:
-    read: Callable[..., list[dict[str, Any]]] = _load(f"rsciio.{reader}").file_reader
+    read: Callable[..., list[dict[str, Any]]] = load_package(f"rsciio.{reader}").file_reader
     images = [one for one in read(str(path), lazy=True) if _is_image(one)]
     if not images:
         raise FileError(f"{path}: expected images, got none: is it a spectrum?")
@@ -182,7 +169,7 @@ def _read_vendor(path: Path, reader: str) -> Movie:
     array, axes = picture["data"], picture["axes"]
     array = array[None] if array.ndim == 2 else array
     interval_s = (_axis_interval_s(axes[0]) if len(axes) == 3 else None) or _stamps_interval_s(picture)
-    return Movie(_Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]), interval_s)
+    return Movie(Lazy(array), tuple(array.shape), np.dtype(array.dtype), _axes_sampling_A(axes[-2:]), interval_s)
 
 
 def _is_image(signal: Mapping[str, Any]) -> bool:
@@ -211,48 +198,3 @@ def _stamps_interval_s(picture: Mapping[str, Any]) -> float | None:
     """TIA stamps every frame with whole seconds: from the first to the last they still say the rate."""
     stamps = np.atleast_1d(picture["original_metadata"].get("ser_header_parameters", {}).get("Time", 0))
     return float(int(stamps[-1]) - int(stamps[0])) / (len(stamps) - 1) if len(stamps) > 1 else None
-
-
-def _holds_frames(dataset: Any) -> bool:
-    """(H, W), (T, H, W), or triplets (T, 3, H, W)."""
-    return dataset.ndim in (2, 3) or (dataset.ndim == 4 and dataset.shape[1] == 3)
-
-
-def _read_hdf5(path: Path) -> Movie:
-    """The largest dataset of frames. Only of recordings of ours is it known where they say their pixel size."""
-    h5py = _load("h5py")
-    with ExitStack() as opened:
-        file = opened.enter_context(h5py.File(path, "r"))
-        found: list[Any] = []
-
-        def look(_: str, item: Any) -> None:
-            # A dataset whose bytes are in another file would read whatever that names.
-            if isinstance(item, h5py.Dataset) and _holds_frames(item) and not item.is_virtual and item.external is None:
-                found.append(item)
-
-        file.visititems(look)
-        images = [one for one in found if one.dtype.kind in "uif" and one.size]
-        if not images:
-            raise FileError(f"{path}: expected a dataset (H, W) or (T, H, W) of numbers, got none: name another file")
-        largest = max(images, key=lambda one: (one.size, one.name))
-        if largest.chunks and math.prod(largest.chunks) * largest.dtype.itemsize > _MAX_CHUNK_BYTES:
-            raise FileError(
-                f"{path}: expected chunks of at most {_MAX_CHUNK_BYTES} bytes, got larger ones: write it anew"
-            )
-        single = largest.ndim == 2
-        shape = (1, *largest.shape) if single else tuple(largest.shape)
-        ours = file.attrs.get("format") == FORMAT and largest.name == "/entry/images/data"
-        known = _recorded(file["entry/frames"]) if ours else (None, None)
-        return Movie(_Single(largest) if single else _Lazy(largest), shape, largest.dtype, *known, opened.pop_all())
-
-
-def _recorded(rows: Any) -> tuple[float | None, float | None]:
-    """Pixel size and interval of the frames whose images are kept: the median, for some may be lost in between."""
-    kept = rows["image"][:] >= 0
-    sampling_A = rows["sampling_A"][:][kept]
-    alike = len(sampling_A) and np.allclose(sampling_A, sampling_A[0], rtol=1e-3, atol=0)
-    for name in ("timestamp", "elapsed_s"):  # the sender's clock, else ours
-        intervals_s = np.diff(rows[name][:][kept])
-        if len(intervals_s) and np.isfinite(intervals_s).all():
-            return float(sampling_A[0]) if alike else None, float(np.median(intervals_s))
-    return float(sampling_A[0]) if alike else None, None

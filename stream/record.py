@@ -16,7 +16,7 @@ import zmq
 
 from engine.errors import ConfigError, FileError
 from stream.archive import COMPRESSIONS, import_h5py
-from stream.formats import HDF5
+from stream.hdf5 import HDF5
 from stream.receiver import endpoint_error
 from stream.recorder import Recorder, Summary
 from stream.recording import encode_report

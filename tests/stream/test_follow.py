@@ -25,6 +25,7 @@ from stream.messages import decode
 from stream.sender import Exposure
 from tests.stream.test_files import write_mrc
 from tests.stream.test_formats import WRITERS, write_dm
+from tests.stream.test_hdf5 import write_dectris
 
 STACK = np.arange(4 * 4 * 5, dtype=np.uint16).reshape(4, 4, 5)
 
@@ -156,6 +157,12 @@ class TestWhatIsSent:
         half(path)
         assert watched.values(20) == []
         assert str(watched.follower) == "1 files sent, skipped: 1 unreadable"
+
+    def test_of_a_detectors_master_its_files_by_themselves(self, watched: Watched) -> None:
+        write_dectris(watched.root, [STACK[:2], STACK[2:]])
+        frames = watched.frames()
+        assert sorted(int(pixels[0, 0]) for pixels, _ in frames) == STACK[:, 0, 0].tolist()
+        assert str(watched.follower) == "2 files sent, skipped: 1 names_others"
 
     @pytest.mark.parametrize("values", [(5,), (5, 6), (5, 6, 7)])
     def test_of_a_file_that_was_written_anew_all_of_it(self, watched: Watched, values: tuple[int, ...]) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ConfigError, FileError
 from stream.files import read_frames
-from stream.formats import HDF5, is_movie_folder
+from stream.formats import is_movie_folder
+from stream.hdf5 import HDF5
 from tests.stream.archives import STARTED, archive, record
 
 STACK = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5) * 1000
