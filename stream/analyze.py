@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampling", type=float, metavar="A", help="A/px, for files that do not say it, or say it wrongly"
     )
-    parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the movies: fills time_s")
+    parser.add_argument(
+        "--rate", type=float, metavar="HZ", help="frames a second of the movies, for time_s (as they say)"
+    )
     parser.add_argument("--precision", default="auto", help="auto, f32, bf16 or int8 (auto)")
     add_covered_argument(parser)
     add_drift_argument(parser)
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Analyse what is not done yet, put the tables together, and say what there was."""
     _check(options)
-    blocks, left_out = plan_blocks(options.files, options.sampling, model_channels(options.model))
+    blocks, left_out, rates_Hz = plan_blocks(options.files, options.sampling, model_channels(options.model))
     with load_detector(options.model, "openvino", options.precision, threads=1) as detector:
         spec, backend = detector.spec, detector.backend
     precision = backend.split()[-1]  # one on every machine
@@ -93,7 +95,9 @@ def run(options: argparse.Namespace) -> int:
     _work(job, [block for block in blocks if block.number not in done], parts, options, len(blocks))
     names = [str(path) for path in options.files]
     rows = (parts.load(block.number) for block in blocks)
-    summary = write_tables(options.output, rows, names, spec.classes, options.rate)
+    if options.rate is not None:
+        rates_Hz = [options.rate] * len(names)
+    summary = write_tables(options.output, rows, names, spec.classes, rates_Hz)
     summary |= {"files": names, "files_left_out": left_out}
     summary |= {"model": {"name": spec.name, "version": spec.version}, "backend": backend}
     base = options.output.with_suffix("")
@@ -111,51 +115,80 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def plan_blocks(files: Sequence[Path], sampling_A: float | None, channels: int) -> tuple[list[Block], dict[str, str]]:
-    """Blocks of all files that can be opened; the others, and why. FileError where there is none."""
+def plan_blocks(
+    files: Sequence[Path], sampling_A: float | None, channels: int
+) -> tuple[list[Block], dict[str, str], list[float | None]]:
+    """Blocks of all files that can be opened; the others, and why; frames a second of each file that says it.
+
+    FileError where no file can be opened.
+    """
     blocks: list[Block] = []
     left_out: dict[str, str] = {}
+    rates_Hz: list[float | None] = [None] * len(files)
     for number, path in enumerate(files):
         try:
             with read_frames(path) as recording:
-                frames = len(Samples(recording, pixel_size_A(recording, sampling_A), channels, 0.0))
+                samples = Samples(recording, pixel_size_A(recording, sampling_A), channels, 0.0)
+                frames, interval_s = len(samples), samples.interval_s
         except FileError as error:
             if len(files) == 1:
                 raise
             left_out[str(path)] = str(error)
             print(f"left out: {error}", file=sys.stderr)
             continue
+        rates_Hz[number] = None if interval_s is None else 1 / interval_s
         for start in range(0, frames, _BLOCK_FRAMES):
             stop = min(start + _BLOCK_FRAMES, frames)
             blocks.append(Block(len(blocks), number, str(path.resolve()), start, stop))
     if not blocks:
         raise FileError(f"{files[0]} and {len(files) - 1} more: expected movies, got none that can be read: check them")
-    return blocks, left_out
+    return blocks, left_out, rates_Hz
 
 
 def write_tables(
-    output: Path, parts: Iterable[Rows], names: Sequence[str], classes: Sequence[str], rate_Hz: float | None
+    output: Path, parts: Iterable[Rows], names: Sequence[str], classes: Sequence[str], rates_Hz: Sequence[float | None]
 ) -> dict[str, Any]:
-    """Both tables, whole or not at all; the summary. `names` are those of the files."""
-    tally = Tally(classes)
+    """Both tables, whole or not at all; the summary. `names` and `rates_Hz` are those of the files."""
+    tally, clock = Tally(classes), _Clock()
     frames_path = output.with_suffix(f".frames{output.suffix}")
     new = [path.with_name(f".new-{path.name}") for path in (output, frames_path)]
-    passed = 0
     with ExitStack() as stack:
         atoms = stack.enter_context(TableRows(new[0], _ATOM_TYPES))
         frames = stack.enter_context(TableRows(new[1], _frame_types(classes)))
         for rows in parts:
             notes = json.loads(rows["notes"].tobytes())
             counts = _counts(rows, len(classes))
-            times_s = [None if rate_Hz is None else (passed + k) / rate_Hz for k in range(len(notes))]
+            times_s = [clock.next_s(rates_Hz[file]) for file in rows["frame_movie"].tolist()]
             atoms.write(_atom_columns(rows, names, classes, times_s))
             frames.write(_frame_columns(rows, names, classes, counts, notes, times_s))
-            tally.add(rows, counts, notes)
-            passed += len(notes)
+            tally.add(rows, counts, notes, times_s)
     with writing(output):
         for path, last in zip(new, (output, frames_path), strict=True):
             os.replace(path, last)
-    return tally.summary(rate_Hz)
+    return tally.summary()
+
+
+class _Clock:
+    """When each frame was, through all files as if each followed the last at once; unknown after one without a rate."""
+
+    def __init__(self) -> None:
+        self._rate_Hz: float | None = None
+        self._since_s: float | None = 0.0  # when the first frame of this rate was
+        self._frames = 0  # of this rate: multiples of an interval, where a sum of intervals would drift
+
+    def next_s(self, rate_Hz: float | None) -> float | None:
+        if rate_Hz != self._rate_Hz:
+            if self._frames:
+                self._since_s = self._after_s()
+            self._rate_Hz, self._frames = rate_Hz, 0
+        at_s = self._after_s()
+        self._frames += 1
+        return at_s
+
+    def _after_s(self) -> float | None:
+        if self._since_s is None or self._rate_Hz is None:
+            return None
+        return self._since_s + self._frames / self._rate_Hz
 
 
 def _work(job: Job, blocks: Sequence[Block], parts: Parts, options: argparse.Namespace, total: int) -> None:

@@ -57,6 +57,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self._recording) // (_SIZE if self._grouped else 1)
 
+    @property
+    def interval_s(self) -> float | None:
+        """From one sample to the next, where the file says it."""
+        interval_s = self._recording.interval_s
+        return interval_s if interval_s is None or not self._grouped else _SIZE * interval_s
+
     def __getitem__(self, number: int) -> Sample:
         """FileError where the file cannot be read there."""
         if self._channels != _SIZE:

@@ -22,13 +22,21 @@ class Tally:
         self._classes = tuple(classes)
         self._frames: list[NDArray[np.float64]] = []
         self._by_class: list[NDArray[np.int64]] = []
+        self._times_s: list[float | None] = []
         self._refused: Counter[str] = Counter()
         self._warned = 0
         self._distances = np.zeros(len(_EDGES_A) - 1, np.int64)
         self._sums = np.zeros(3)  # of the distances: number, sum, sum of squares
 
-    def add(self, rows: Rows, counts: NDArray[np.int64], notes: Sequence[tuple[str | None, list[str]]]) -> None:
+    def add(
+        self,
+        rows: Rows,
+        counts: NDArray[np.int64],
+        notes: Sequence[tuple[str | None, list[str]]],
+        times_s: Sequence[float | None],
+    ) -> None:
         """One block; `counts` is (frames, classes)."""
+        self._times_s += times_s
         self._frames.append(np.stack([rows["frame_count"], rows["frame_vacancies"]], axis=1).astype(np.float64))
         self._by_class.append(counts)
         self._refused.update(refused.partition(":")[0] for refused, _ in notes if refused is not None)
@@ -37,7 +45,7 @@ class Tally:
         self._distances += np.histogram(nearest, _EDGES_A)[0]
         self._sums += (len(nearest), nearest.sum(), (nearest**2).sum())
 
-    def summary(self, rate_Hz: float | None) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """For the file of JSON."""
         frames = np.concatenate(self._frames) if self._frames else np.empty((0, 2))
         by_class = np.concatenate(self._by_class) if self._by_class else np.empty((0, len(self._classes)), np.int64)
@@ -55,7 +63,7 @@ class Tally:
             },
             "vacancies": int(frames[:, 1].sum()),
             "nearest_A": self._nearest(),
-            "in_time": self._in_time(frames, by_class, rate_Hz),
+            "in_time": self._in_time(frames, by_class),
         }
 
     def _nearest(self) -> dict[str, Any]:
@@ -68,20 +76,20 @@ class Tally:
             "histogram": {"edges_A": np.round(_EDGES_A, 3).tolist(), "atoms": self._distances.tolist()},
         }
 
-    def _in_time(
-        self, frames: NDArray[np.float64], by_class: NDArray[np.int64], rate_Hz: float | None
-    ) -> dict[str, Any]:
+    def _in_time(self, frames: NDArray[np.float64], by_class: NDArray[np.int64]) -> dict[str, Any]:
         """Means over stretches of frames; frames count through all files."""
         step = max(1, -(-len(frames) // _POINTS))
         starts = np.arange(0, len(frames), step)
         sizes = np.diff(np.append(starts, len(frames)))
+
+        times_s = [self._times_s[start] for start in starts.tolist()]
 
         def means(values: NDArray[Any]) -> list[float]:
             return np.round(np.add.reduceat(values, starts) / sizes, 4).tolist() if len(starts) else []
 
         return {
             "frame": starts.tolist(),
-            "time_s": None if rate_Hz is None else np.round(starts / rate_Hz, 6).tolist(),
+            "time_s": None if None in self._times_s else np.round(np.array(times_s, np.float64), 6).tolist(),
             "count": means(frames[:, 0]),
             "vacancies": means(frames[:, 1]),
             "count_by_class": {name: means(by_class[:, k]) for k, name in enumerate(self._classes)},

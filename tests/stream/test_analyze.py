@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from engine import Atoms, Frame
 from stream import analyze, plots
@@ -75,6 +76,38 @@ class TestTables:
         assert float(second[0]["nearest_A"]) == pytest.approx(expected, abs=0.05)
         assert second[0]["time_s"] == "0.1"
         assert not (tmp_path / "a.csv.parts").exists()
+
+    @pytest.mark.parametrize(
+        ("intervals_s", "rate", "expected"),
+        [
+            ([0.05, 0.05], [], [0, 0.05, 0.1, 0.15, 0.2, 0.25]),
+            ([0.05, 0.2], [], [0, 0.05, 0.1, 0.15, 0.35, 0.55]),
+            ([0.05, None], [], [0, 0.05, 0.1, None, None, None]),
+            ([None, 0.05], [], [None] * 6),
+            ([0.05, None], ["--rate", 10], [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        ],
+    )
+    def test_times_are_those_of_the_files_where_no_rate_is_given(
+        self,
+        tmp_path: Path,
+        draw_frame: Draw,
+        tiny_model: Path,
+        intervals_s: list[float | None],
+        rate: list[object],
+        expected: list[float | None],
+    ) -> None:
+        """As if each file followed the last at once; after one that does not say it they are not known."""
+        stack = np.load(movie(tmp_path, draw_frame, 3))
+        files = [tmp_path / f"{number}.tif" for number in range(len(intervals_s))]
+        for path, interval_s in zip(files, intervals_s, strict=True):
+            said = {} if interval_s is None else {"finterval": interval_s}
+            tifffile.imwrite(path, stack, imagej=True, metadata=said)
+        assert main(command(tiny_model, tmp_path / "a.csv", *files, *rate, "--workers", 1)) == 0
+        told = [row["time_s"] for row in read(tmp_path / "a.frames.csv")]
+        assert [float(time_s) if time_s else None for time_s in told] == pytest.approx(expected)
+        assert {row["time_s"] for row in read(tmp_path / "a.csv")} == {*told[:2], *told[3:5]}
+        in_time = json.loads((tmp_path / "a.summary.json").read_text())["in_time"]
+        assert in_time["time_s"] == (None if None in expected else pytest.approx(expected))
 
     def test_parquet_holds_the_same(self, tmp_path: Path, draw_frame: Draw, tiny_model: Path) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")

@@ -63,6 +63,17 @@ def test_triplets_of_either_form_lie_on_each_other(tmp_path: Path, name: str, fo
         assert np.abs(sample.frame.pixels - given[0, 1])[:, ~sample.frame.mask].max() < 12  # of a contrast of 40
 
 
+def test_the_interval_is_that_from_triplet_to_triplet(tmp_path: Path) -> None:
+    given = images(2).astype(np.uint16)
+    for name, stack in (("grouped.tif", given.reshape(6, *SHAPE)), ("whole.tif", given)):
+        axes = "TCYX" if stack.ndim == 4 else "TYX"
+        tifffile.imwrite(tmp_path / name, stack, imagej=True, metadata={"axes": axes, "finterval": 0.05})
+        with read_frames(tmp_path / name) as recording:
+            assert Samples(recording, 0.2, 3, 1.0).interval_s == pytest.approx(0.15 if name == "grouped.tif" else 0.05)
+            if name == "grouped.tif":
+                assert Samples(recording, 0.2, 1, 1.0).interval_s == pytest.approx(0.05)
+
+
 def test_three_images_are_one_triplet(tmp_path: Path) -> None:
     assert len(read(write(tmp_path / "a.npy", images(1)[0]))) == 1
 
