@@ -26,7 +26,7 @@ from stream.blocks import FRAME_NUMBERS, Block, Job, Rows, analyse_block
 from stream.files import pixel_size_A, read_frames
 from stream.parts import Parts
 from stream.plots import draw_summary
-from stream.samples import Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
+from stream.samples import Clock, Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
 from stream.summary import Tally
 from stream.table import Rows as TableRows
 from stream.table import decimals, writing
@@ -129,14 +129,13 @@ def plan_blocks(
         try:
             with read_frames(path) as recording:
                 samples = Samples(recording, pixel_size_A(recording, sampling_A), channels, 0.0)
-                frames, interval_s = len(samples), samples.interval_s
+                frames, rates_Hz[number] = len(samples), samples.rate_Hz
         except FileError as error:
             if len(files) == 1:
                 raise
             left_out[str(path)] = str(error)
             print(f"left out: {error}", file=sys.stderr)
             continue
-        rates_Hz[number] = None if interval_s is None else 1 / interval_s
         for start in range(0, frames, _BLOCK_FRAMES):
             stop = min(start + _BLOCK_FRAMES, frames)
             blocks.append(Block(len(blocks), number, str(path.resolve()), start, stop))
@@ -149,7 +148,7 @@ def write_tables(
     output: Path, parts: Iterable[Rows], names: Sequence[str], classes: Sequence[str], rates_Hz: Sequence[float | None]
 ) -> dict[str, Any]:
     """Both tables, whole or not at all; the summary. `names` and `rates_Hz` are those of the files."""
-    tally, clock = Tally(classes), _Clock()
+    tally, clock = Tally(classes), Clock()
     frames_path = output.with_suffix(f".frames{output.suffix}")
     new = [path.with_name(f".new-{path.name}") for path in (output, frames_path)]
     with ExitStack() as stack:
@@ -166,29 +165,6 @@ def write_tables(
         for path, last in zip(new, (output, frames_path), strict=True):
             os.replace(path, last)
     return tally.summary()
-
-
-class _Clock:
-    """When each frame was, through all files as if each followed the last at once; unknown after one without a rate."""
-
-    def __init__(self) -> None:
-        self._rate_Hz: float | None = None
-        self._since_s: float | None = 0.0  # when the first frame of this rate was
-        self._frames = 0  # of this rate: multiples of an interval, where a sum of intervals would drift
-
-    def next_s(self, rate_Hz: float | None) -> float | None:
-        if rate_Hz != self._rate_Hz:
-            if self._frames:
-                self._since_s = self._after_s()
-            self._rate_Hz, self._frames = rate_Hz, 0
-        at_s = self._after_s()
-        self._frames += 1
-        return at_s
-
-    def _after_s(self) -> float | None:
-        if self._since_s is None or self._rate_Hz is None:
-            return None
-        return self._since_s + self._frames / self._rate_Hz
 
 
 def _work(job: Job, blocks: Sequence[Block], parts: Parts, options: argparse.Namespace, total: int) -> None:

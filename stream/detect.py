@@ -17,7 +17,7 @@ from engine.errors import ConfigError, FrameError
 from engine.frame import Frame
 from stream.drawing import draw_atoms, write_picture
 from stream.files import pixel_size_A, read_frames
-from stream.samples import Sample, Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
+from stream.samples import Clock, Sample, Samples, add_covered_argument, add_drift_argument, check_drift, model_channels
 from stream.table import Table
 
 HELP = "find the atoms in recorded frames"
@@ -40,10 +40,11 @@ def find_atoms(
     FrameError when no frame could be processed.
     """
     count = processed = hidden = 0
+    clock = Clock()
     told: dict[str, list[int]] = {}
     refused: FrameError | None = None
     for number, sample in enumerate(samples):
-        frame = sample.frame
+        frame, time_s = sample.frame, clock.next_s(rate_Hz or sample.rate_Hz)
         try:
             notes: Sequence[str] = (*detector.check(frame), *sample.warnings)
             found = detector.detect(frame)
@@ -51,7 +52,7 @@ def find_atoms(
             refused, notes = error, [str(error)]
         else:
             atoms = found if covered else found.uncovered()
-            table.add(number, number / rate_Hz if rate_Hz else None, atoms, frame.sampling_A)
+            table.add(number, time_s, atoms, frame.sampling_A)
             processed, count, hidden = processed + 1, count + len(atoms), hidden + len(found) - len(atoms)
             if picture is not None and picture[0] == number:
                 write_picture(picture[1], draw_atoms(_middle(frame), atoms, detector.spec.threshold))
@@ -115,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampling", type=float, metavar="A", help="A/px, for files that do not say it or say it wrongly"
     )
     parser.add_argument("--output", default="-", metavar="TABLE", help=".csv or .parquet; -: CSV to stdout (-)")
-    parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second of the recording: fills time_s")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="frames a second, for time_s (as the files say)")
     parser.add_argument("--overlay", type=Path, metavar="PICTURE", help="draw the atoms over one frame")
     parser.add_argument("--overlay-frame", type=int, metavar="N", help="which, counted from 0 (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:all (auto: the GPU if it works)")

@@ -23,9 +23,10 @@ _NO_REFERENCES = References()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What a detector takes at once, and what can be doubted in it."""
+    """What a detector takes at once, how many there are a second where that is known, and what can be doubted in it."""
 
     frame: Frame
+    rate_Hz: float | None = None
     warnings: tuple[str, ...] = ()
     drift_px: tuple[tuple[float, float], ...] = ()  # of each image of a triplet
 
@@ -58,16 +59,16 @@ class Samples:
         return len(self._recording) // (_SIZE if self._grouped else 1)
 
     @property
-    def interval_s(self) -> float | None:
-        """From one sample to the next, where the file says it."""
+    def rate_Hz(self) -> float | None:
+        """Samples a second, where the file says it."""
         interval_s = self._recording.interval_s
-        return interval_s if interval_s is None or not self._grouped else _SIZE * interval_s
+        return None if interval_s is None else 1 / (_SIZE * interval_s if self._grouped else interval_s)
 
     def __getitem__(self, number: int) -> Sample:
         """FileError where the file cannot be read there."""
         if self._channels != _SIZE:
             pixels = self._recording[number]
-            return Sample(Frame(pixels, self._sampling_A, saturated(pixels, None)))
+            return Sample(Frame(pixels, self._sampling_A, saturated(pixels, None)), self.rate_Hz)
         if self._grouped:
             images = [self._recording[_SIZE * number + one] for one in range(_SIZE)]
         else:
@@ -75,7 +76,7 @@ class Samples:
         read = [read_image(image, saturated(image, None), _NO_REFERENCES) for image in images]
         aligned = self._aligner.align(read, self._sampling_A, None)
         warnings = () if aligned.doubt is None else (aligned.doubt,)
-        return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), warnings, aligned.drift_px)
+        return Sample(Frame(aligned.pixels, self._sampling_A, aligned.mask), self.rate_Hz, warnings, aligned.drift_px)
 
     def _check(self) -> None:
         path, frames = self._recording.path, len(self._recording)
@@ -89,6 +90,30 @@ class Samples:
                 f"{path}: expected single frames (T, H, W), got triplets (T, 3, H, W): "
                 "load a model for triplets, or save the images one after the other"
             )
+
+
+class Clock:
+    """When each frame was, through all files as if each followed the last at once; unknown after one without a rate."""
+
+    def __init__(self) -> None:
+        self._rate_Hz: float | None = None
+        self._since_s: float | None = 0.0  # when the first frame of this rate was
+        self._frames = 0  # of this rate: multiples of an interval, where a sum of intervals would drift
+
+    def next_s(self, rate_Hz: float | None) -> float | None:
+        """When the next frame was, of so many a second."""
+        if rate_Hz != self._rate_Hz:
+            if self._frames:
+                self._since_s = self._after_s()
+            self._rate_Hz, self._frames = rate_Hz, 0
+        at_s = self._after_s()
+        self._frames += 1
+        return at_s
+
+    def _after_s(self) -> float | None:
+        if self._since_s is None or self._rate_Hz is None:
+            return None
+        return self._since_s + self._frames / self._rate_Hz
 
 
 def add_drift_argument(parser: argparse.ArgumentParser) -> None:

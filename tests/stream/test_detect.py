@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -52,6 +53,14 @@ def test_atoms_are_where_they_were_drawn(tmp_path: Path, movie: Path, tiny_model
         assert {row["time_s"] for row in here} == {"0.0" if frame == "0" else "0.04"}
     assert {(row["class"], row["sampling_A"]) for row in rows} == {("C", "0.12")}
     assert all(0.5 <= float(row["score"]) <= 1 and float(row["sigma_pm"]) > 0 for row in rows)
+
+
+def test_times_are_as_the_file_says(tmp_path: Path, movie: Path, tiny_model: Path) -> None:
+    told = tmp_path / "told.tif"
+    frames = np.load(movie)
+    tifffile.imwrite(told, frames.astype(np.float32), imagej=True, metadata={"finterval": 0.5})
+    assert detect(tiny_model, told, "--sampling", 0.12, "--output", tmp_path / "atoms.csv") == 0
+    assert {row["time_s"] for row in read(tmp_path / "atoms.csv")} == {"0.0", "0.5"}
 
 
 def test_frames_count_through_all_files(tmp_path: Path, movie: Path, draw_frame: Draw, tiny_model: Path) -> None:

@@ -69,9 +69,9 @@ def test_the_interval_is_that_from_triplet_to_triplet(tmp_path: Path) -> None:
         axes = "TCYX" if stack.ndim == 4 else "TYX"
         tifffile.imwrite(tmp_path / name, stack, imagej=True, metadata={"axes": axes, "finterval": 0.05})
         with read_frames(tmp_path / name) as recording:
-            assert Samples(recording, 0.2, 3, 1.0).interval_s == pytest.approx(0.15 if name == "grouped.tif" else 0.05)
+            assert Samples(recording, 0.2, 3, 1.0).rate_Hz == pytest.approx(20 / 3 if name == "grouped.tif" else 20)
             if name == "grouped.tif":
-                assert Samples(recording, 0.2, 1, 1.0).interval_s == pytest.approx(0.05)
+                assert Samples(recording, 0.2, 1, 1.0).rate_Hz == pytest.approx(20)
 
 
 def test_three_images_are_one_triplet(tmp_path: Path) -> None:
