@@ -14,7 +14,8 @@ class FrameInterval:
     """Seconds from frame to frame: as configured, else as the header says, else measured.
 
     Measured is the median of the last 20 differences of timestamps, else of arrivals, each divided by the step of the
-    frame number, so that missing frames don't count as slow ones.
+    frame number, so that missing frames don't count as slow ones. Where one of the 20 is 0, the sender's clock ticks
+    more slowly than frames come, and its differences would be those of its ticks: then arrivals tell.
     """
 
     def __init__(self, fixed_s: float | None = None) -> None:
@@ -34,13 +35,13 @@ class FrameInterval:
             self._arrivals.clear()
         else:
             self._arrivals.append((arrival_s - before_arrival) / step)
-            if timestamp_s is not None and before is not None and timestamp_s > before:
+            if timestamp_s is not None and before is not None and timestamp_s >= before:
                 self._timestamps.append((timestamp_s - before) / step)
         if self._fixed_s is not None:
             return self._fixed_s
         if header_s is not None:
             return header_s
-        measured = self._timestamps or self._arrivals
+        measured = self._timestamps if self._timestamps and min(self._timestamps) > 0 else self._arrivals
         return median(measured) if measured else None
 
 

@@ -183,10 +183,11 @@ class ServeConfig:
         if not _LABEL.fullmatch(self.source_name):
             raise ConfigError(f"source_name: expected 1 to 64 of A-Z a-z 0-9 _ -, got {self.source_name!r}: rename it")
         for name in ("input", "output", "record"):
-            endpoint = getattr(self, name) or ""
-            port = endpoint.rpartition(":")[2]
-            if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
-                raise ConfigError(f"{name}: expected tcp://HOST:PORT, a port up to 65535, got {endpoint!r}: correct it")
+            check_port(name, getattr(self, name) or "")
+        if self.input in (self.output, self.record) and not self.input.endswith((":*", ":0")):
+            raise ConfigError(
+                f"input: expected another endpoint than output and record, got {self.input!r}: change one"
+            )
         if self.dialect.startswith("dectris") and self.socket == "sub":
             raise ConfigError(
                 f"dialect: expected socket 'pull' with {self.dialect!r}, got 'sub': the detector sends with PUSH, "
@@ -210,6 +211,13 @@ class ServeConfig:
         if self.frames_at_once is not None:
             return self.frames_at_once
         return 1 if self.policy == "latest" else min(_MOST_SIDE_BY_SIDE, self.threads or usable_cores())
+
+
+def check_port(name: str, endpoint: str) -> None:
+    """ConfigError for a port that cannot be: ZeroMQ connects to it without a word."""
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= 65535):
+        raise ConfigError(f"{name}: expected tcp://HOST:PORT, a port up to 65535, got {endpoint!r}: correct it")
 
 
 def join_sources(configs: Sequence[ServeConfig]) -> tuple[ServeConfig, ...]:

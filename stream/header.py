@@ -127,12 +127,10 @@ def describe(
     )
 
 
-def read_json(part: Part) -> dict[str, Any]:
-    """A JSON object of plain, finite values; FrameError "not_json" or "too_large"."""
-    if len(part) > _MAX_HEADER_BYTES:
-        raise FrameError(
-            "too_large", f"Expected at most {_MAX_HEADER_BYTES} bytes of header, got {len(part)}: send fewer keys"
-        )
+def read_json(part: Part, most: int = _MAX_HEADER_BYTES) -> dict[str, Any]:
+    """A JSON object of plain, finite values; FrameError "not_json" or, of more than `most` bytes, "too_large"."""
+    if len(part) > most:
+        raise FrameError("too_large", f"Expected at most {most} bytes of header, got {len(part)}: send fewer keys")
     try:
         header = json.loads(bytes(part), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:

@@ -39,7 +39,7 @@ class Intake:
     ) -> None:
         """`stacker` where the model takes three images."""
         self._config = config
-        self._dark_mean = references.dark_mean
+        self._references = references
         self._accounting = accounting
         self._metrics = metrics
         self._now = now
@@ -136,6 +136,6 @@ class Intake:
         gain = message.gain or config.gain
         if stated is not None or gain is None or sampling_A is None:
             return stated
-        offsets = (self._dark_mean, message.offset, config.offset, 0.0)
+        offsets = (self._references.dark_mean(message.mask), message.offset, config.offset, 0.0)
         offset = next(one for one in offsets if one is not None)
         return mean_dose(message.pixels, message.mask, sampling_A, gain, offset)

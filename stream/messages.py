@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 PROTOCOL = 1
+_MAX_RESULT_BYTES = 1_000_000  # of a header: it repeats what a frame's said, some of it at six times the length
 HTYPE = "array-1.0"
 
 _KEYS = ("htype", "shape", "type", "endianness", "encoding", "protocol")  # not passed on
@@ -100,9 +101,11 @@ def decode_result(parts: Sequence[Part]) -> Result:
     if len(parts) < 2:
         raise FrameError("wrong_parts", f"Expected topic and header, got {len(parts)} part: connect to the results")
     kind, _, source = bytes(parts[0]).decode("ascii", "replace").partition("/")
-    header = read_json(parts[1])
+    header = read_json(parts[1], _MAX_RESULT_BYTES)
     if header.get("htype") != f"atomstream-{kind}-1.0":
         raise FrameError("wrong_key", f"Expected htype 'atomstream-{kind}-1.0', got {header.get('htype')!r}: update")
+    if header.get("protocol") != PROTOCOL:
+        raise wrong("protocol", str(PROTOCOL), header.get("protocol"))
     try:
         if kind == "preview":
             height, width = header["shape"]

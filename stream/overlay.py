@@ -28,6 +28,7 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from engine.errors import ConfigError
+from stream.config import check_port
 from stream.messages import decode_result
 from stream.viewers import Feeds, Viewer
 
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
 
 def check_endpoint(endpoint: str) -> None:
     """Raises ConfigError for an address that ZeroMQ cannot connect to."""
+    check_port("--endpoint", endpoint)
     with zmq.Context() as context, context.socket(zmq.SUB) as probe:
         try:
             probe.connect(endpoint)

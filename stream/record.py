@@ -16,6 +16,7 @@ import zmq
 
 from engine.errors import ConfigError, FileError
 from stream.archive import COMPRESSIONS, import_h5py
+from stream.config import check_port
 from stream.hdf5 import HDF5
 from stream.receiver import endpoint_error
 from stream.recorder import Recorder, Summary
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def record(recorder: Recorder, endpoint: str, max_bytes: int, stop: Stop) -> None:
     """Feed the recorder from serve until one of them ends, or the event is set."""
+    check_port("endpoint", endpoint)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = _LINGER_MS
         socket.set_hwm(_ON_THE_WAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.errors import ConfigError, FileError, FrameError
 _ENOUGH = 2**18  # pixels whose mean is taken; their shot noise is far below what a gain is known to
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class References:
     """What is subtracted from the counts and then multiplied with them; None where there is no such reference."""
 
@@ -30,10 +31,23 @@ class References:
             raise ConfigError(f"{gain}: expected dark and gain reference of one shape, got {shapes}: take them alike")
         return cls(*read)
 
-    @property
-    def dark_mean(self) -> float | None:
-        """Counts of a pixel without electrons, on average."""
-        return None if self.dark is None else float(self.dark.mean())
+    def dark_mean(self, mask: NDArray[np.bool_] | None) -> float | None:
+        """Counts of a pixel without electrons, on average over those that a frame's mask (H, W) leaves.
+
+        What is saturated in the frame is often so in the dark too, and would weigh more than all others.
+        """
+        if self.dark is None:
+            return None
+        if mask is None or mask.shape != self.dark.shape:
+            return self._mean
+        every = _every(self.dark)
+        valid = self.dark[::every][~mask[::every]]
+        return float(valid.mean()) if valid.size else self._mean
+
+    @cached_property
+    def _mean(self) -> float:
+        assert self.dark is not None
+        return float(self.dark.mean())
 
     def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """(counts - dark) * gain.
@@ -81,12 +95,23 @@ def mean_dose(
         None where no pixel is valid.
     """
     images = pixels if pixels.ndim == 3 else pixels[None]
-    every = max(1, images[0].size // _ENOUGH)  # whole rows, so that memory is read in order
+    every = _every(images[0])
     rows = images[:, ::every]
     counts = rows if mask is None else rows[:, ~mask[::every]]
-    mean = float(counts.mean(dtype=np.float64)) if counts.size else float("nan")
+    mean = _mean(counts)
+    if not np.isfinite(mean):
+        mean = _mean(counts[np.isfinite(counts)])
     dose = len(images) * (mean - offset) / gain / sampling_A**2
     return max(0.0, dose) if np.isfinite(dose) else None
+
+
+def _every(image: NDArray[Any]) -> int:
+    """Which rows a mean is taken of: whole ones, so that memory is read in order."""
+    return max(1, image.size // _ENOUGH)
+
+
+def _mean(counts: NDArray[Any]) -> float:
+    return float(counts.mean(dtype=np.float64)) if counts.size else float("nan")
 
 
 def _read(path: Path) -> NDArray[np.float32]:

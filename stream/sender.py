@@ -18,6 +18,7 @@ import zmq
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError
+from stream.config import check_port
 from stream.messages import encode
 
 ENDPOINT = "tcp://127.0.0.1:5555"
@@ -36,6 +37,7 @@ class Sender:
     """
 
     def __init__(self, endpoint: str = ENDPOINT, socket: str = "pub", bind: bool = True, patient: bool = False) -> None:
+        check_port("bind" if bind else "connect", endpoint)
         self._context = zmq.Context()
         # XPUB is a PUB that hears of its subscribers.
         self._socket = self._context.socket(zmq.XPUB if socket == "pub" else zmq.PUSH)

@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     shared = configs[0]
     with (
-        load_detectors(configs) as detectors,
         stop_on_signals() as stop,
+        load_detectors(configs) as detectors,
         Service(configs, detectors) as service,
         _display(service) as show,
     ):

@@ -10,6 +10,7 @@ import numpy as np
 import zmq
 
 from engine.errors import FrameError
+from stream.config import check_port
 from stream.journal import log
 from stream.messages import Result, decode_result
 from stream.receiver import endpoint_error
@@ -31,7 +32,11 @@ def run(options: argparse.Namespace) -> int:
     """Print until told to stop, or for as many frames as asked for."""
     frames = 0
     for result in results(options.endpoint, options.source):
-        line = json_line(result) if options.json else text_line(result)
+        try:
+            line = json_line(result) if options.json else text_line(result)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("Expected a result of serve, got one without %s: update both ends", error)
+            continue
         if line is not None:
             print(line, flush=True)
         frames += result.kind == "atoms"
@@ -42,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
 def results(endpoint: str, source: str) -> Iterator[Result]:
     """Atoms and events of one source, or of all, for ever."""
+    check_port("endpoint", endpoint)
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
         for kind in _KINDS:

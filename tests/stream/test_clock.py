@@ -53,6 +53,14 @@ class TestFrameInterval:
         interval.add(1, None, 0.04, 0.04)
         assert interval.add(None, None, 9.0, 9.0) is None
 
+    @pytest.mark.parametrize("tick_s", [0.1, 1.0])
+    def test_a_clock_that_ticks_more_slowly_than_frames_come_does_not_tell(self, tick_s: float) -> None:
+        interval = FrameInterval()
+        for number in range(100):
+            time_s = 0.04 * number
+            estimate = interval.add(None if number == 0 else 1, None, time_s // tick_s * tick_s, time_s)
+        assert estimate == pytest.approx(0.04)
+
     def test_timestamps_that_stand_still_are_not_used(self) -> None:
         interval = FrameInterval()
         interval.add(None, None, 1.0, 0.0)

@@ -70,6 +70,7 @@ class TestFile:
             ("sampling = nan", "sampling: expected a number from "),
             ("preview_rate = inf", "preview_rate: expected a number from 0 to "),
             ("metrics_port = 99999", "metrics_port: expected a whole number from 0 to 65535, got 99999: "),
+            ("input = 'tcp://127.0.0.1:5556'", "input: expected another endpoint than output and record, got 'tcp"),
             ("policy = 'fast'", "policy: expected latest or lossless, got 'fast': "),
             ("model = ", "expected TOML, got "),
         ],

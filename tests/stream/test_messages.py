@@ -296,15 +296,23 @@ class TestResults:
             ("wrong_parts", [b"atoms/cam"]),
             ("not_json", [b"atoms/cam", b"?"]),
             ("wrong_key", [b"atoms/cam", b'{"htype": "atomstream-atoms-2.0"}']),
-            ("size_mismatch", [b"preview/cam", b'{"htype": "atomstream-preview-1.0", "shape": [2, 3]}']),
-            ("size_mismatch", [b"preview/cam", b'{"htype": "atomstream-preview-1.0", "shape": [2, 3]}', b"12345"]),
-            ("size_mismatch", [b"atoms/c", b'{"htype": "atomstream-atoms-1.0", "columns": [{"name": "y"}]}', b""]),
-            ("size_mismatch", [b"atoms/c", b'{"htype": "atomstream-atoms-1.0", "columns": 5}', b""]),
+            ("wrong_key", [b"atoms/cam", b'{"htype": "atomstream-atoms-1.0", "protocol": 99, "columns": []}']),
+            ("too_large", [b"atoms/cam", b" " * 1_000_001]),
+            ("size_mismatch", [b"preview/cam", b'{"htype": "atomstream-preview-1.0", "protocol": 1, "shape": [2, 3]}']),
+            (
+                "size_mismatch",
+                [b"preview/cam", b'{"htype": "atomstream-preview-1.0", "protocol": 1, "shape": [2, 3]}', b"12345"],
+            ),
+            (
+                "size_mismatch",
+                [b"atoms/c", b'{"htype": "atomstream-atoms-1.0", "protocol": 1, "columns": [{"name": "y"}]}', b""],
+            ),
+            ("size_mismatch", [b"atoms/c", b'{"htype": "atomstream-atoms-1.0", "protocol": 1, "columns": 5}', b""]),
             (
                 "size_mismatch",
                 [
                     b"atoms/c",
-                    b'{"htype": "atomstream-atoms-1.0", "columns": [{"name": "y", "dtype": "O"}]}',
+                    b'{"htype": "atomstream-atoms-1.0", "protocol": 1, "columns": [{"name": "y", "dtype": "O"}]}',
                     b"12345678",
                 ],
             ),

@@ -33,7 +33,7 @@ def test_one_of_the_two_is_enough(tmp_path: Path) -> None:
     counts = np.array([[5, 6]], np.uint8)
     assert References.read(path, None).apply(counts).tolist() == [[2, 3]]
     assert References.read(None, path).apply(counts).tolist() == [[15, 18]]
-    assert References.read(path, None).dark_mean == 3
+    assert References.read(path, None).dark_mean(None) == 3
 
 
 def test_without_references_the_pixels_are_left_alone() -> None:
@@ -100,3 +100,13 @@ class TestDose:
 
     def test_pixels_that_are_not_finite_give_none(self) -> None:
         assert mean_dose(np.full((2, 2), np.inf), None, 1.0, 1.0, 0.0) is None
+
+    def test_what_is_no_number_does_not_count(self) -> None:
+        assert mean_dose(np.array([[7.0, np.nan], [9.0, np.inf]]), None, 1.0, 1.0, 0.0) == 8
+
+    def test_the_dark_of_what_is_masked_does_not_count(self) -> None:
+        dark = np.array([[100, 65535], [102, 100]], np.float32)
+        mask = dark == 65535
+        assert References(dark).dark_mean(mask) == pytest.approx(302 / 3)
+        assert References(dark).dark_mean(None) == References(dark).dark_mean(mask[:1]) == dark.mean()
+        assert References(dark).dark_mean(np.ones((2, 2), bool)) == dark.mean()

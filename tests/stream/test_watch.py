@@ -51,6 +51,21 @@ def test_a_line_of_json_a_frame(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["source"], first["count"], second["series"]) == ("camera", 1, None)
 
 
+def test_a_result_that_lacks_a_key_is_told_and_passed_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    came = [Result("atoms", "cam", {"frame": 2}, {}), Result("atoms", "cam", HEADER, {})]
+    monkeypatch.setattr(watch, "results", lambda endpoint, source: came)
+    assert main(["watch", "--count", "1"]) == 0
+    assert capsys.readouterr().out == "cam  frame 3  2 atoms  12.3 ms  in time\n"
+    assert "got one without 'in_time': update both ends" in caplog.text
+
+
+def test_a_port_that_cannot_be_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "--endpoint", "tcp://127.0.0.1:99999"]) == 2
+    assert "endpoint: expected tcp://HOST:PORT, a port up to 65535, got 'tcp" in capsys.readouterr().err
+
+
 def test_only_the_source_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with bench(source_name="cam") as peers, bench(source_name="camera2") as other:
         other.send(1)
