@@ -159,7 +159,8 @@ def _atoms(rng: np.random.Generator) -> Atoms:
 
 
 def _exposure(rng: np.random.Generator) -> Any:
-    return SimpleNamespace(message=SimpleNamespace(pixels=rng.poisson(100, _SHAPE).astype(np.uint16)))
+    pixels = rng.poisson(100, _SHAPE).astype(np.uint16)
+    return SimpleNamespace(sent_pixels=lambda: pixels)
 
 
 def _begin() -> dict[str, Any]:
