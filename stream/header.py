@@ -131,14 +131,15 @@ def read_json(part: Part, most: int = _MAX_HEADER_BYTES) -> dict[str, Any]:
     """A JSON object of plain, finite values; FrameError "not_json" or, of more than `most` bytes, "too_large"."""
     if len(part) > most:
         raise FrameError("too_large", f"Expected at most {most} bytes of header, got {len(part)}: send fewer keys")
+    text = bytes(part)
     try:
-        header = json.loads(bytes(part), parse_constant=_refuse, parse_float=_finite)
+        header = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         cause = "nesting too deep" if isinstance(error, RecursionError) else str(error)
         raise FrameError("not_json", f"Expected a JSON header, got {cause}: send plain JSON first") from None
     if not isinstance(header, dict):
         raise FrameError("not_json", f"Expected a JSON object, got {type(header).__name__}: send keys and values")
-    if _ESCAPED in bytes(part).lower() and not _is_text(header):
+    if _ESCAPED in text.lower() and not _is_text(header):
         raise FrameError("not_json", "Expected text in the JSON header, got half of a surrogate pair: send UTF-8")
     return header
 
