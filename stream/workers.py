@@ -62,7 +62,8 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
     except (OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:120]
         raise ConfigError(f"--scheduler: expected a Dask scheduler, got {scheduler!r} ({cause}): start it") from None
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost connection is told by our own error
+    for name in ("distributed", "distributed.client"):  # the second has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost connection is told by our own error
     with client:
         _wait_for_worker(client, scheduler)
         at_once = _WAITING * max(1, sum(client.nthreads().values()))

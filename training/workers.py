@@ -96,6 +96,8 @@ class Workers:
     def _client_of(self, cluster: Any) -> Any:
         import distributed
 
+        for name in ("distributed", "distributed.client"):  # the second has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told here, in one line
         return self._open.enter_context(closing(distributed.Client(cluster, timeout=_ANSWER_S)))
 
     def _dealt(self, compute: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
