@@ -1,6 +1,6 @@
 """The network: prepared pixels in, maps out. One Protocol; OpenVINO runs it on the CPU.
 
-`infer` blocks and releases the GIL; as many threads at a time may call it as it was loaded for.
+`infer` blocks and releases the GIL. Threads beyond the number that it was loaded for may call it; they wait.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from engine.openvino import ov
 from engine.spec import ModelSpec
 
 MAPS = 6  # channels before the class probabilities: score, peak, dy, dx, log sigma, contamination
+_QUEUED = 2  # requests beside those that run: a core that is done has the next one at hand, without a word to Python
 _SETTLED = 4  # so many frames of one shape in a row, and the network is compiled for it alone
 
 _LOG = logging.getLogger("atomstream")
 
-Requests = SimpleQueue[ov.InferRequest]  # of one compiled network, those that are free
+Requests = SimpleQueue[ov.InferRequest]  # of one compiled network, those that nobody has
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +219,7 @@ class OpenVinoNetwork:
             model.reshape(list(shape))
         compiled = self._core.compile_model(model, "CPU", self._options)
         requests: Requests = SimpleQueue()
-        for _ in range(self._at_once):
+        for _ in range(self._at_once + _QUEUED):
             requests.put(compiled.create_infer_request())
         return requests
 

@@ -155,10 +155,10 @@ def test_threads_are_bound_to_cores_only_where_they_take_all(tiny_model, monkeyp
 
 
 def test_threads_side_by_side_get_their_own_answers(tiny_model):
-    images = [pixels(32, 32, seed=seed) for seed in range(6)]
+    images = [pixels(32, 32, seed=seed) for seed in range(12)]
     network = OpenVinoNetwork(tiny_model.with_suffix(".onnx"), "f32", channels=1, maps=6, threads=2, at_once=2)
     expected = [network.infer(image).values for image in images]
-    with ThreadPoolExecutor(3) as pool:  # one more than it was loaded for: it waits
+    with ThreadPoolExecutor(6) as pool:  # more than it was loaded for: they wait
         for _ in range(5):
             for want, got in zip(expected, pool.map(network.infer, images), strict=True):
                 np.testing.assert_allclose(got.values, want, atol=1e-5)
