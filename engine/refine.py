@@ -16,7 +16,7 @@ from engine.prepare import Prepared
 from engine.spec import ModelSpec
 
 EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
-AROUND_A = 3.4  # to each side: contamination is seen by regions, an atom of it shows through like any other
+AROUND_A = 5.0  # to each side: contamination is seen by regions, an atom of it shows through like any other
 CALIBRATION = 1.0  # true error over the predicted one
 LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
 

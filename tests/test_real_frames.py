@@ -78,7 +78,7 @@ def test_none_is_dropped_and_the_order_is_kept(index: list[dict[str, str]], answ
 
 def test_atoms_have_three_neighbours(figures: dict[str, Any]) -> None:
     assert np.median(figures["three_fold"]) >= 0.96
-    assert np.mean(figures["three_fold"] > 0.9) >= 0.8
+    assert np.mean(figures["three_fold"] > 0.9) >= 0.88  # 0.905; another CPU may round two frames under it
 
 
 def test_as_many_atoms_as_the_area_holds(figures: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
-_LEAST_COVERED = 0.05  # a network that is that sure of its clear specimens is no surer of others
-_AS_GOOD = 0.001  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
+_LEAST_COVERED = 0.22  # a network that is that sure of its clear specimens is no surer of others
+_AS_GOOD = 0.0002  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
 _ORDER = (HEAT, HEAT, DY, DX, LOG_SIGMA, COVERED)  # which raw channel each map is made of; classes follow

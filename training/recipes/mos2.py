@@ -48,5 +48,6 @@ def mos2() -> Recipe:
             Round(1500, 4e-4, beta=0.0),
             Round(1000, 8e-4),
             Round(1200, 3e-4, beta=0.0),
+            Round(2600, 6e-4, beta=0.0),
         ),
     )
