@@ -18,7 +18,7 @@ from engine.errors import FileError, FrameError, ModelError
 from engine.frame import Frame
 from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
 from engine.peaks import find_peaks
-from engine.prepare import Prepared, prepare
+from engine.prepare import Prepared, counted, prepare
 from engine.refine import refine
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
@@ -28,6 +28,7 @@ _DEVICE_OF = {"openvino": "cpu", "tensorrt": "cuda", "torch": "cuda"}  # what ea
 _PRECISIONS = ("auto", "f32", "bf16", "int8")
 _TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
 _NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
+_MASKED = 0.1  # share of masked pixels that a beam stop or dead rows may take without a word
 _LOG = logging.getLogger("atomstream")
 
 
@@ -147,7 +148,7 @@ class Detector:
         Call it before `prepare`: it bounds what a frame can make that allocate.
         """
         _check_pixels(frame, self.spec)
-        return (*_check_geometry(frame, self.spec), *_check_optics(frame, self.spec))
+        return (*_check_counts(frame), *_check_geometry(frame, self.spec), *_check_optics(frame, self.spec))
 
     def prepare(self, frame: Frame) -> Prepared:
         """Network input of a frame."""
@@ -241,14 +242,29 @@ def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
             "shape_out_of_range",
             f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
         )
-    if pixels.dtype.kind == "f" and isinstance(pixels, np.ndarray):  # on a GPU to count them would be to wait for it
-        lost = 1 - np.count_nonzero(np.isfinite(pixels)) / pixels.size
+    wide = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 4
+    if wide and isinstance(pixels, np.ndarray):  # on a GPU to count them would be to wait for it
+        lost = 1 - np.count_nonzero(counted(pixels)) / pixels.size
         if lost > _NOT_FINITE:
             raise FrameError(
                 "not_finite",
-                f"Engine expects at most {_NOT_FINITE:.0%} of the pixels NaN or infinite, got {lost:.0%}: "
-                "look at the gain and dark references",
+                f"Engine expects at most {_NOT_FINITE:.0%} of the pixels NaN, infinite or beyond all counts, got "
+                f"{lost:.0%}: look at what the detector writes, and at its gain and dark references if there are any",
             )
+
+
+def _check_counts(frame: Frame) -> list[str]:
+    """Masked or saturated pixels: a warning where they are many, refused where there are no others."""
+    if frame.mask is None:
+        return []
+    lost = float(frame.mask.mean())
+    if lost == 1:
+        raise FrameError(
+            "empty_frame",
+            "Engine expects pixels that measure something, got all of them masked or saturated: expose less, or look "
+            "at the detector's mask",
+        )
+    return [f"{lost:.0%} of the pixels are masked or saturated: no atoms are found there"] if lost > _MASKED else []
 
 
 def _check_geometry(frame: Frame, spec: ModelSpec) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,9 +70,9 @@ def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
     with np.errstate(over="ignore"):
         image = pixels.astype(np.float32)
     if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 4:
-        counted = np.abs(image) < _LARGEST  # False for NaN
-        if not counted.all():
-            mask = ~counted if mask is None else mask | ~counted
+        counts = counted(image)
+        if not counts.all():
+            mask = ~counts if mask is None else mask | ~counts
     if mask is None or not mask.any():
         return image
     image[mask] = 0
@@ -91,6 +92,11 @@ def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
             return image
     image[missing] = float((image * valid).sum(dtype=np.float64) / total)
     return image
+
+
+def counted(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """True where a value may be a count: False for NaN, infinity and what no camera counts."""
+    return np.asarray(np.abs(pixels) < _LARGEST)
 
 
 def resample(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

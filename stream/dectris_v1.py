@@ -25,6 +25,7 @@ from stream.header import (
     describe,
     detector_times,
     frame_bytes,
+    naming,
     need,
     read_appendix,
     read_json,
@@ -120,10 +121,11 @@ def _image(header: Mapping[str, Any], parts: Sequence[Part], rules: Rules, start
         raise FrameError(
             "wrong_parts", f"Expected image, description, blob and times, got {len(parts)} parts: send them as one"
         )
-    pixels = _pixels(read_json(parts[1]), memoryview(parts[2]), rules)
+    own = {"frame": header.get("frame"), "series": header.get("series")}
+    with naming(own):
+        pixels = _pixels(read_json(parts[1]), memoryview(parts[2]), rules)
     times = read_json(parts[3]) if len(parts) > 3 else {}
     appendix = read_appendix(parts[4]) if len(parts) > 4 else {}
-    own = {"frame": header.get("frame"), "series": header.get("series")}
     real_ns = times.get("real_time")
     if isinstance(real_ns, int | float) and 0 < real_ns < 1e18:
         own["exposure"] = real_ns * _NS

@@ -26,6 +26,7 @@ from stream.header import (
     describe,
     detector_times,
     frame_bytes,
+    naming,
     need,
     read_appendix,
     read_series,
@@ -103,8 +104,9 @@ def _start_keys(message: Mapping[str, Any]) -> dict[str, Any]:
 def _image(
     message: Mapping[str, Any], series: str | int | None, rules: Rules, start_keys: Mapping[str, Any]
 ) -> Message:
-    pixels = _pixels(_channel(need(message, "data"), rules), rules)
     header = {"frame": need(message, "image_id"), "series": series}
+    with naming(header):
+        pixels = _pixels(_channel(need(message, "data"), rules), rules)
     armed_s = _seconds(message.get("series_date")) or start_keys.get(_ARMED)
     stop_s, real_s = (_rational(message.get(key)) for key in ("stop_time", "real_time"))
     if armed_s is not None and stop_s is not None:

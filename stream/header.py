@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,6 +105,28 @@ class SeriesEnd:
 
 
 Decoded = Message | SeriesStart | SeriesEnd
+
+
+class NamedFrameError(FrameError):
+    """A frame that cannot be read but says which it is: it came, and is not missing."""
+
+    def __init__(self, reason: str, message: str, series: str | int | None, number: int) -> None:
+        super().__init__(reason, message)
+        self.series = series
+        self.number = number
+
+
+@contextmanager
+def naming(header: Mapping[str, Any]) -> Iterator[None]:
+    """Errors inside are those of the frame that this header names, where it names one."""
+    try:
+        yield
+    except FrameError as error:
+        try:
+            series, number = read_series(header), _frame_number(header)
+        except FrameError:
+            raise error from None
+        raise NamedFrameError(error.reason, str(error), series, number) from None
 
 
 def describe(

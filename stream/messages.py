@@ -21,6 +21,7 @@ from stream.header import (
     check_type,
     describe,
     frame_bytes,
+    naming,
     need,
     read_json,
     saturated,
@@ -47,6 +48,7 @@ HTYPE = "array-1.0"
 
 _KEYS = ("htype", "shape", "type", "endianness", "encoding", "protocol")  # not passed on
 _DEFAULT = Rules()
+_COLUMN_TYPES = {np.dtype(name).newbyteorder("<").str for name in DTYPES}  # others make NumPy fail in many ways
 _PLAIN = ("", "none", "raw")  # what senders write for a blob that is not compressed
 
 
@@ -77,8 +79,9 @@ def decode(parts: Sequence[Part], rules: Rules = _DEFAULT) -> Message:
     if len(parts) != 2:
         raise FrameError("wrong_parts", f"Expected 2 parts (header, blob), got {len(parts)}: send header and blob")
     header = read_json(parts[0])
-    pixels = _pixels(header, memoryview(parts[1]), rules)
-    return describe(header, pixels, saturated(pixels, rules.saturated_counts), _KEYS)
+    with naming(header):
+        pixels = _pixels(header, memoryview(parts[1]), rules)
+        return describe(header, pixels, saturated(pixels, rules.saturated_counts), _KEYS)
 
 
 def encode(pixels: NDArray[Any], **header: Any) -> list[bytes | memoryview]:
@@ -113,12 +116,18 @@ def decode_result(parts: Sequence[Part]) -> Result:
         else:
             columns = header.get("columns", [])
             arrays = {
-                column["name"]: np.frombuffer(part, np.dtype(column["dtype"]))
+                column["name"]: np.frombuffer(part, _column_type(column["dtype"]))
                 for column, part in zip(columns, parts[2:], strict=True)
             }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise FrameError("size_mismatch", f"Expected the blobs of the header, got {error}: update both ends") from None
     return Result(kind, source, header, arrays)
+
+
+def _column_type(name: str) -> np.dtype[Any]:
+    if name not in _COLUMN_TYPES:
+        raise ValueError(f"the type {name!r:.80}")
+    return np.dtype(name)
 
 
 def _pixels(header: Mapping[str, Any], blob: memoryview, rules: Rules) -> NDArray[Any]:

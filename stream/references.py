@@ -116,11 +116,13 @@ def _mean(counts: NDArray[Any]) -> float:
 
 def _read(path: Path) -> NDArray[np.float32]:
     try:
-        reference = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # NumPy leaves a damaged one open
+            reference = np.load(file, allow_pickle=False)
     except OSError as error:
         raise FileError(f"{path}: expected a .npy reference, got {error.strerror or error}: check the path") from None
-    except ValueError as error:
-        raise FileError(f"{path}: expected a .npy of numbers, got {error}: save it with numpy.save") from None
+    except Exception as error:  # what damaged files make of NumPy's readers has no end
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise FileError(f"{path}: expected a .npy of numbers, got {cause}: save it with numpy.save") from None
     if not isinstance(reference, np.ndarray) or reference.ndim != 2 or reference.dtype.kind not in "uif":
         raise FileError(f"{path}: expected one array (H, W) of numbers, got {reference!r:.80}: save it so")
     if not np.isfinite(reference).all():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from engine.errors import FrameError
 
 _RESTARTED = 10  # frames in a row that count up from an earlier number: the sender began anew, nothing is late
+_FAR = 1_000_000  # a step of more is no gap: a number gone wrong, or of a sender that does not count frames
 _REMEMBERED = 16  # ended series whose late frames are still recognised
 
 
@@ -24,7 +25,7 @@ class Place:
 
     epoch: int
     missing: int
-    step: int | None  # None for the first of a series; negative for one that came late, but in time
+    step: int | None  # None for the first of a series or of a count; negative for one that came late, but in time
 
 
 class SeriesTracker:
@@ -52,6 +53,7 @@ class SeriesTracker:
         self._epoch = 0
         self._ended: deque[str | int | None] = deque(maxlen=_REMEMBERED)
         self._behind: tuple[str | int | None, int, int] = (None, 0, 0)  # series, number, how many in a row
+        self._strayed: int | None = None  # the newest number, where it was far from the one before
 
     def begin(self, series: str | int) -> None:
         """The sender says that a series begins: whatever its first number, it is not late. Twice is as good as once."""
@@ -82,7 +84,17 @@ class SeriesTracker:
                 f"Expected a frame after number {last} of series {self._series!r:.80}, "
                 f"got {number} of {series!r:.80}: begin a new series, or count up",
             )
-        return self._first(series, number) if late or not same else self._next(number, last)
+        if late or not same:
+            return self._first(series, number)
+        return self._far(number) if number - last > _FAR else self._next(number, last)
+
+    def _far(self, number: int) -> Place:
+        """A frame that follows nothing: answered, but the count goes on from it only once the next one does."""
+        before, self._strayed = self._strayed, number
+        if before is None or not 0 < number - before <= _FAR:
+            return Place(self._epoch, 0, None)
+        self._last, self._counted, self._seen = before, before, {before}
+        return self._next(number, before)
 
     def _next(self, number: int, last: int) -> Place:
         settled = max(self._counted, number - self._slack)
@@ -90,7 +102,7 @@ class SeriesTracker:
         missing = settled - self._counted - sum(self._counted < one <= settled for one in self._seen)
         self._last, self._counted, self._counts = number, settled, True
         self._seen = {one for one in self._seen if one > number - self._slack}
-        self._behind = (None, 0, 0)
+        self._behind, self._strayed = (None, 0, 0), None
         return Place(self._epoch, missing, number - last)
 
     def _first(self, series: str | int | None, number: int) -> Place:
@@ -107,7 +119,7 @@ class SeriesTracker:
         if series in self._ended:
             self._ended.remove(series)
         self._series, self._known, self._over, self._last, self._counts = series, True, False, None, False
-        self._behind = (None, 0, 0)
+        self._behind, self._strayed = (None, 0, 0), None
 
     def _begins_again(self, series: str | int | None, number: int, last: int | None) -> bool:
         """Whether a series does with this frame; `last` is its newest number, None where it has ended."""

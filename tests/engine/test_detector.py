@@ -211,9 +211,30 @@ class TestCheck:
         if not refused:
             assert tiny.check(frame) == ()
             return
-        with pytest.raises(FrameError, match="NaN or infinite") as caught:
+        with pytest.raises(FrameError, match="NaN, infinite or beyond") as caught:
             tiny.check(frame)
         assert caught.value.reason == "not_finite"
+
+    @pytest.mark.parametrize(
+        ("dtype", "value"), [(np.float64, 1e300), (np.float64, -1e16), (np.int64, 2**62), (np.uint64, 2**63)]
+    )
+    def test_values_that_no_camera_counts_are_none(self, tiny, dtype, value):
+        with pytest.raises(FrameError, match="got 100%") as caught:
+            tiny.check(Frame(np.full((64, 64), value, dtype), 0.2))
+        assert caught.value.reason == "not_finite"
+
+    @pytest.mark.parametrize(("rows", "said"), [(6, []), (32, ["50% of the pixels are masked or saturated"])])
+    def test_many_masked_pixels_are_told(self, tiny, rows, said):
+        mask = np.zeros((64, 64), bool)
+        mask[:rows] = True
+        warnings = tiny.check(Frame(np.ones((64, 64), np.uint16), 0.2, mask=mask))
+        assert len(warnings) == len(said)
+        assert all(part in warning for warning, part in zip(warnings, said, strict=True))
+
+    def test_a_frame_without_any_other_is_refused(self, tiny):
+        with pytest.raises(FrameError, match="all of them masked or saturated: expose less") as caught:
+            tiny.check(Frame(np.full((64, 64), 65535, np.uint16), 0.2, mask=np.ones((64, 64), bool)))
+        assert caught.value.reason == "empty_frame"
 
     def test_a_mask_of_another_shape_is_refused(self, tiny):
         with pytest.raises(FrameError, match="a mask of 64 x 64, got 32 x 32"):

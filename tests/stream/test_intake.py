@@ -59,6 +59,39 @@ def test_what_the_engine_needs_goes_along() -> None:
     assert (frame.voltage_kV, frame.defocus_A, frame.dose_e_A2, frame.mask) == (80, (-30,), 5, None)
 
 
+class TestUnreadable:
+    """Frames that are refused but say which they are."""
+
+    def send(self, source: Source, number: int, blob: bytes = b"short") -> None:
+        header, _ = encode(np.full((2, 2), 100, np.uint16), frame=number, sampling=0.2)
+        with pytest.raises(FrameError) as caught:
+            source.intake.expose([header, blob], float(number), 0.0)
+        assert caught.value.reason == "size_mismatch"
+
+    def test_they_came_and_are_not_missing(self) -> None:
+        source = Source()
+        source.take(0, sampling=0.2)
+        for number in (1, 2, 4):
+            self.send(source, number)
+        source.take(6, sampling=0.2)
+        assert source.books.totals().missing == 2  # 3 and 5
+
+    def test_they_take_their_time_too(self) -> None:
+        source = Source()
+        source.take(0, 0.0, sampling=0.2)
+        for number in (1, 3, 5, 7):
+            self.send(source, number)
+            exposure = source.take(number + 1, number + 1.0, sampling=0.2)
+        assert exposure.interval_s == 1.0
+
+    def test_those_that_come_late_are_not_counted_back(self) -> None:
+        source = Source()
+        source.take(5, sampling=0.2)
+        self.send(source, 3)
+        source.take(6, sampling=0.2)
+        assert source.books.totals().missing == 0
+
+
 class TestDose:
     def test_stated_before_configured_before_counted(self) -> None:
         keys = {"sampling": 0.5}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import FrameError
@@ -289,6 +289,15 @@ class TestResults:
         picture = np.arange(6, dtype=np.uint8).reshape(2, 3)
         sent = encode_result("preview", "cam", {"shape": picture.shape}, [picture])
         assert (decode_result([bytes(part) for part in sent]).arrays["picture"] == picture).all()
+
+    @given(st.text(max_size=8))
+    @example("01x")  # of which NumPy makes a SyntaxError
+    def test_types_that_no_column_has_are_refused(self, dtype: str) -> None:
+        header = {"htype": "atomstream-atoms-1.0", "protocol": 1, "columns": [{"name": "y", "dtype": dtype}]}
+        assume(dtype not in {np.dtype(name).str for name in DTYPES})
+        with pytest.raises(FrameError, match="the type ") as caught:
+            decode_result([b"atoms/c", json.dumps(header).encode(), bytes(8)])
+        assert caught.value.reason == "size_mismatch"
 
     @pytest.mark.parametrize(
         ("expected", "message"),

@@ -72,6 +72,22 @@ def test_a_file_that_is_not_there_or_no_npy_is_refused(tmp_path: Path) -> None:
             References.read(str(tmp_path / name), None)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x93NUMPY\x01\x00", b"\x80\x04junk"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dark.npy").write_bytes(content)
+    with pytest.raises(FileError, match=r"dark\.npy: expected a \.npy .*: save it") as caught:
+        References.read(str(tmp_path / "dark.npy"), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_of_a_size_that_the_file_has_not_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dark.npy"
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (4000000, 4000000), }".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
+    with pytest.raises(FileError, match=r"expected a \.npy"):
+        References.read(str(path), None)
+
+
 def test_references_of_two_shapes_are_refused(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{size}.npy", np.zeros((size, 2))) for size in (2, 3)]
     with pytest.raises(ConfigError, match="one shape"):
