@@ -246,6 +246,8 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 def run(options: argparse.Namespace) -> int:
     """Send frames until the number is reached or Ctrl-C."""
+    if options.frames is not None and options.frames < 1:
+        raise ConfigError(f"--frames: expected 1 or more, got {options.frames}: leave it out to send without end")
     settings = CameraSettings(**{option.name: getattr(options, option.name) for option in fields(CameraSettings)})
     specimen = read_specimen(find_specimen(options.specimen))
     frames = exposures(specimen, settings, options.shape, options.rate, options.frames)

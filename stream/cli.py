@@ -6,6 +6,7 @@ Every mistake of a user ends as one line on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ COMMANDS = (
 )
 
 _INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,17 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         status: int = options.run(options)
+        print(end="", flush=True)  # what cannot be written is told here, with no trace
         return status
     except AtomstreamError as error:
-        text = " ".join(str(error).split())
-        print(f"atomstream: {'e' + text[1:] if text.startswith('Expected ') else text}", file=sys.stderr)
-        return 2
+        return _tell(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output is gone, as after `| head`; Python must not try to flush to it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output is gone, as after `| head`
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        return _tell(f"standard output: expected room to write, got {error.strerror}: write to another disk")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -77,6 +81,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             f"{did_you_mean(unknown[0].partition('=')[0], known)}"
         )
     return options
+
+
+def _tell(error: str) -> int:
+    """A mistake in one line, and its exit status."""
+    text = " ".join(error.split())
+    print(f"atomstream: {'e' + text[1:] if text.startswith('Expected ') else text}", file=sys.stderr)
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _drop_output()
+    return 2
+
+
+def _drop_output() -> None:
+    """Python must not try to write at its end what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

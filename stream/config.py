@@ -269,7 +269,7 @@ def help_text(option: dataclasses.Field[Any]) -> str:
 
 def wrong_value(option: dataclasses.Field[Any], expected: str, got: object) -> ConfigError:
     """What is said of a value that an option cannot have."""
-    return ConfigError(f"{option.name}: expected {expected}, got {got!r}: {option.metadata['help']}")
+    return ConfigError(f"{option.name}: expected {expected}, got {got!r}: correct it ({option.metadata['help']})")
 
 
 def _check(option: dataclasses.Field[Any], value: Any) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,10 @@ def read_configs(path: Path | None, flags: Mapping[str, str | bool | None]) -> t
             )
         for values in (common, *(table for table in tables if name in table)):
             values[name] = _parse(options[name], text) if isinstance(text, str) else text
-    return join_sources([_config(number, common | table, len(tables)) for number, table in enumerate(tables, start=1)])
+    with _naming(path, [name for name, text in flags.items() if text is not None]):
+        return join_sources(
+            [_config(number, common | table, len(tables)) for number, table in enumerate(tables, start=1)]
+        )
 
 
 def config_text(configs: Sequence[ServeConfig]) -> str:
@@ -107,6 +112,18 @@ def _config(number: int, values: Mapping[str, Any], sources: int) -> ServeConfig
         return ServeConfig(**values)
     except ConfigError as error:
         raise ConfigError(f"[[source]] {number}: {error}" if sources > 1 else str(error)) from None
+
+
+@contextmanager
+def _naming(path: Path | None, flags: Collection[str]) -> Iterator[None]:
+    """A wrong value is told with the file, unless it is that of a flag."""
+    try:
+        yield
+    except ConfigError as error:
+        option = re.match(r"(?:\[\[source\]\] \d+: )?(\w*)", str(error))
+        if path is None or (option is not None and option[1] in flags):
+            raise
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _parse(option: Field[Any], text: str) -> Any:

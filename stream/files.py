@@ -6,10 +6,7 @@ Files are as little to be trusted as the network: nothing is unpickled, sizes ar
 from __future__ import annotations
 
 import csv
-import html
-import logging
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,17 +17,15 @@ from typing import Any, Self
 
 import mrcfile
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import ConfigError, FileError
-from stream.formats import LENGTHS_A, PLAUSIBLE_A, SUFFIXES, TIMES_S, Frames, Movie, read_folder, read_movie
+from stream.formats import PLAUSIBLE_A, SUFFIXES, Frames, Movie, read_folder, read_movie
 from stream.hdf5 import HDF5, read_hdf5
-from stream.whole import check_end, check_page, check_whole
+from stream.tiff import TIFF, read_tiff
 
 _MAX_PIXELS = 67_108_864
-_TIFF_UNITS_A = {2: 2.54e8, 3: 1e8}  # ResolutionUnit: inch, centimetre
 _PLAUSIBLE_S = (1e-5, 3600.0)  # from one frame to the next
 _TRIPLET = 3
 _NPY = b"\x93NUMPY"
@@ -112,18 +107,32 @@ def read_frames(path: Path) -> Recording:
 
 def read_index(path: Path) -> dict[str, float]:
     """An index of frames: CSV with the columns file and sampling_A_per_px; pixel size by file name, in its order."""
+    index: dict[str, float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as lines:
-            index = {row["file"]: float(row["sampling_A_per_px"]) for row in csv.DictReader(lines)}
+            rows = csv.DictReader(lines)
+            for row in rows:
+                index[row["file"]] = _size_A(path, rows.line_num, row["sampling_A_per_px"])
     except OSError as error:
         raise FileError(f"{path}: expected an index of frames, got {error.strerror}: check the path") from None
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, ValueError, csv.Error) as error:
         raise FileError(
             f"{path}: expected CSV with the columns file, sampling_A_per_px, got a wrong {error}: correct it"
         ) from None
     if not index:
         raise FileError(f"{path}: expected CSV with the columns file, sampling_A_per_px, got no row: fill it")
     return index
+
+
+def _size_A(path: Path, row: int, text: str | None) -> float:
+    """Of one row, counted as a spreadsheet does, the names of the columns among them."""
+    try:
+        size_A = float(text or "")
+    except ValueError:
+        size_A = math.nan
+    if not 0 < size_A < 1e9:
+        raise FileError(f"{path}: expected a pixel size over 0 in row {row}, got {text!r}: correct it")
+    return size_A
 
 
 def pixel_size_A(recording: Recording, given_A: float | None) -> float:
@@ -138,7 +147,10 @@ def _unreadable(path: Path, error: Exception) -> FileError:
     if isinstance(error, OSError) and error.strerror:
         return FileError(f"{path}: expected a readable file of frames, got {error.strerror}: check the path")
     cause = " ".join(str(error).split()) or type(error).__name__
-    return FileError(f"{path}: expected a readable file of frames, got {cause}: save it again")
+    if "Python objects" in cause:
+        return FileError(f"{path}: expected numbers, got Python objects: save it with a numeric dtype")
+    remedy = "save it uncompressed, or pip install imagecodecs" if "imagecodecs" in cause else "save it again"
+    return FileError(f"{path}: expected a readable file of frames, got {cause}: {remedy}")
 
 
 def _recording(
@@ -196,7 +208,7 @@ class _Consecutive:
         return frame.reshape(self._shape[1:])
 
 
-def _unmapped(path: Path, stack: NDArray[Any]) -> Frames:
+def _unmapped(path: Path, stack: Frames) -> Frames:
     """What a reader has mapped, without the map; not in Fortran's order, which interleaves the frames."""
     if not isinstance(stack, np.memmap) or not stack.flags.c_contiguous:
         return stack
@@ -232,140 +244,8 @@ def _read_png(path: Path) -> Recording:
     return _recording(path, pixels[None], (1, *pixels.shape), pixels.dtype)
 
 
-class _TiffPages:
-    """Frames of a TIFF that are pages of their own, compressed or scattered; RGB becomes grey.
-
-    A program that adds page after page writes a series for each: all of them have as many pages as the first.
-    """
-
-    def __init__(self, path: Path, series: Sequence[tifffile.TiffPageSeries]) -> None:
-        self._path, self._series = path, series
-        self._pages = len(series[0].pages)
-
-    def __len__(self) -> int:
-        return len(self._series) * self._pages
-
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        one, within = divmod(range(len(self))[number], self._pages)
-        page = self._series[one].pages[within]
-        if page is None:
-            raise ValueError(f"no page {number}")
-        check_page(self._path, page, f"image {number}")
-        pixels: NDArray[Any] = page.asarray()
-        return pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1, dtype=np.float32)
-
-
-class _Stacks:
-    """Frames of several images, that lie one after the other."""
-
-    def __init__(self, images: Frames, size: int) -> None:
-        self._images = images
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._images) // self._size
-
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        return np.stack([self._images[number * self._size + one] for one in range(self._size)])
-
-
 def _read_tiff(path: Path) -> Recording:
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it reports is told by our own error
-    with ExitStack() as opened:
-        # Of a set of files the frames of this one: the others are whatever it names.
-        tiff = tifffile.TiffFile(opened.enter_context(path.open("rb")), _multifile=False)
-        check_whole(path, tiff, _tiff_images(tiff))
-        frames, shape, dtype = _tiff_frames(path, tiff)
-        recording = _recording(path, frames, shape, dtype, _tiff_sampling_A(tiff), _tiff_interval_s(tiff))
-        recording._open.enter_context(opened.pop_all())  # only now: a file that was refused is closed here
-        return recording
-
-
-def _tiff_frames(path: Path, tiff: tifffile.TiffFile) -> tuple[Frames, tuple[int, ...], np.dtype[Any]]:
-    """All frames of the file, or none: what holds pictures of several kinds does not say which are the frames."""
-    series = [one for one in tiff.series if not one.keyframe.is_reduced] or list(tiff.series)  # thumbnails are none
-    kinds = {(one.shape, np.dtype(one.dtype), len(one.pages)) for one in series}
-    if len(kinds) > 1:
-        said = ", ".join(sorted({f"{' x '.join(map(str, shape))} {dtype}" for shape, dtype, _ in kinds})[:3])
-        raise FileError(f"{path}: expected pages of one shape and type, got {said}: save them as a stack")
-    first = series[0]
-    coloured = first.axes.endswith("S")
-    shape = first.shape[:-1] if coloured else first.shape
-    shape = (1, *shape) if len(shape) == 2 else shape
-    dtype = np.dtype(first.dtype)
-    if len(series) == 1 and first.dataoffset is not None and not coloured:
-        check_end(path, tiff, first.dataoffset + math.prod(shape) * dtype.itemsize, f"image {shape[0] - 1}")
-        stored = dtype.newbyteorder("<" if tiff.byteorder == "<" else ">")
-        return _unmapped(path, np.memmap(path, stored, "r", first.dataoffset, shape)), shape, dtype
-    images = math.prod(shape[1:-2])
-    if len(first.pages) != shape[0] * images:
-        said = f"{len(first.pages)} pages for {' x '.join(map(str, shape))}"
-        raise FileError(f"{path}: expected a page an image, got {said}: save them as a stack")
-    pages = _TiffPages(path, series)
-    return pages if images == 1 else _Stacks(pages, images), (shape[0] * len(series), *shape[1:]), dtype
-
-
-def _tiff_images(tiff: tifffile.TiffFile) -> int:
-    """How many it should hold by ImageJ or OME, 0 where neither says it, or OME says it of a set of files."""
-    imagej, ome = tiff.imagej_metadata or {}, _ome(tiff)
-    if len(set(re.findall(r'FileName="([^"]*)"', tiff.ome_metadata or ""))) > 1:
-        return 0
-    said = (ome.get(f"Size{axis}", 0) for axis in "TZC") if ome else [imagej.get("images", 0)]
-    return int(min(math.prod(map(_number, said)), 2**53))
-
-
-def _tiff_sampling_A(tiff: tifffile.TiffFile) -> float | None:
-    """Pixel size from OME's description, ImageJ's unit or a resolution that can only be a microscope's; of squares."""
-    sizes_A = _ome_sizes_A(_ome(tiff)) or _resolution_sizes_A(tiff)
-    square = math.isclose(*sizes_A, rel_tol=1e-6) and PLAUSIBLE_A[0] < sizes_A[0] < PLAUSIBLE_A[1]
-    return sizes_A[0] if square else None
-
-
-def _tiff_interval_s(tiff: tifffile.TiffFile) -> float | None:
-    """From one frame to the next, by ImageJ or OME."""
-    imagej, ome = tiff.imagej_metadata or {}, _ome(tiff)
-    interval, unit = imagej.get("finterval", 0), imagej.get("tunit", "s")
-    if "TimeIncrement" in ome:
-        interval, unit = ome["TimeIncrement"], ome.get("TimeIncrementUnit", "s")
-    return _number(interval) * TIMES_S.get(str(unit).lower(), 0.0)
-
-
-def _ome(tiff: tifffile.TiffFile) -> dict[str, str]:
-    """What OME says of the first image's pixels. Not parsed as XML, whose entities can be bombs."""
-    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", tiff.ome_metadata or "")
-    return {name: html.unescape(text) for name, text in re.findall(r'(\w+)="([^"]*)"', pixels[0])} if pixels else {}
-
-
-def _ome_sizes_A(said: dict[str, str]) -> tuple[float, float] | None:
-    """(y, x); None where it does not say them."""
-    if not {"PhysicalSizeY", "PhysicalSizeX"} <= set(said):
-        return None
-    units = (said.get(f"PhysicalSize{axis}Unit", "µm").lower() for axis in "YX")  # µm by OME's schema
-    y_A, x_A = (
-        _number(said[f"PhysicalSize{axis}"]) * LENGTHS_A.get(unit, 0.0) for axis, unit in zip("YX", units, strict=True)
-    )
-    return y_A, x_A
-
-
-def _number(said: float | str) -> float:
-    """0, as if it were not there, for what is no number: the frames can be read all the same."""
-    try:
-        return float(said)
-    except ValueError:
-        return 0.0
-
-
-def _resolution_sizes_A(tiff: tifffile.TiffFile) -> tuple[float, float]:
-    """(y, x); 0 where it is not known."""
-    tags = tiff.pages.first.tags
-    if "XResolution" not in tags or "YResolution" not in tags:
-        return 0.0, 0.0
-    named = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").replace("\\u00C5", "å").lower()
-    unit_A = LENGTHS_A.get(named)
-    if unit_A is None:
-        unit_A = _TIFF_UNITS_A.get(int(tags["ResolutionUnit"].value), 0.0) if "ResolutionUnit" in tags else 0.0
-    (count_y, units_y), (count_x, units_x) = tags["YResolution"].value, tags["XResolution"].value
-    return (unit_A * units_y / count_y, unit_A * units_x / count_x) if count_y and count_x else (0.0, 0.0)
+    return _of_movie(path, read_tiff(path))
 
 
 def _read_oneview(path: Path) -> Recording:
@@ -380,7 +260,8 @@ def _read_other(path: Path) -> Recording:
 
 def _of_movie(path: Path, movie: Movie) -> Recording:
     with movie.opened:
-        recording = _recording(path, movie.frames, movie.shape, movie.dtype, movie.sampling_A, movie.interval_s)
+        frames = _unmapped(path, movie.frames)
+        recording = _recording(path, frames, movie.shape, movie.dtype, movie.sampling_A, movie.interval_s)
         recording = replace(recording, elsewhere=movie.elsewhere)
         recording._open.enter_context(movie.opened.pop_all())  # a file that was refused is closed here
         return recording
@@ -388,8 +269,7 @@ def _of_movie(path: Path, movie: Movie) -> Recording:
 
 _READERS: dict[str, Callable[[Path], Recording]] = {
     ".npy": _read_npy,
-    ".tif": _read_tiff,
-    ".tiff": _read_tiff,
+    **dict.fromkeys(TIFF, _read_tiff),
     ".png": _read_png,
     ".mrc": _read_mrc,
     **dict.fromkeys((*SUFFIXES, *HDF5), _read_other),

@@ -133,14 +133,14 @@ def run(options: argparse.Namespace) -> int:
         header["exposure"] = 1 / options.rate  # a file's interval says nothing of it: there may be long pauses
     if options.dose is not None:
         header["dose"] = options.dose
+    about = []
     if options.rate is None:
         rates = " to ".join(f"{rate_Hz:.4g}" for rate_Hz in sorted({min(rates_Hz), max(rates_Hz)}))
-        told = f"{rates} frames/s: {RATE_HZ:g} where a file says no other, --rate for all"
-        print(told, file=sys.stderr, flush=True)
+        about.append(f"{rates} frames/s: {RATE_HZ:g} where a file says no other, --rate for all")
     pause = Pause(options.paused)
     with listen(pause) as keys:
         if options.paused and not keys:
             raise ConfigError("--paused: expected a terminal to go on from, got none: leave it out")
         if keys:
-            print(f"Keys: {KEYS}", file=sys.stderr, flush=True)
-        return run_sender(exposures(recordings, header, options.loop, options.rate), options, pause.wait)
+            about.append(f"Keys: {KEYS}")
+        return run_sender(exposures(recordings, header, options.loop, options.rate), options, pause.wait, about)

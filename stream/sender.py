@@ -9,7 +9,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -138,17 +138,23 @@ def send_frames(
 
 
 def run_sender(
-    exposures: Iterable[Exposure | Damaged], options: argparse.Namespace, hold: Callable[[], None] = lambda: None
+    exposures: Iterable[Exposure | Damaged],
+    options: argparse.Namespace,
+    hold: Callable[[], None] = lambda: None,
+    about: Sequence[str] = (),
 ) -> int:
     """Wait for a receiver, send everything, say on stderr what went out; Ctrl-C ends it as cleanly.
 
-    The exit status: 2 where a frame was skipped.
+    The lines `about` what is sent are said once the socket is there. The exit status: 2 where a frame was skipped.
     """
     sent = Sent()
     bind = options.connect is None
+    endpoint = options.bind if bind else options.connect
+    opened = Sender(endpoint, options.socket, bind, patient=options.rate == 0)
     try:
-        endpoint = options.bind if bind else options.connect
-        with Sender(endpoint, options.socket, bind, patient=options.rate == 0) as sender:
+        with opened as sender:
+            for line in about:
+                print(line, file=sys.stderr, flush=True)
             how = f"{options.socket.upper()} {'bound to' if bind else 'connected to'} {sender.endpoint}"
             print(f"{how}, waiting for a receiver", file=sys.stderr, flush=True)
             sender.wait_for_receiver()

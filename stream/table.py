@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from engine.errors import ConfigError, FileError
 COLUMNS = ("frame", "time_s", "y", "x", "class", "score", "sigma_pm", "sampling_A")
 _TYPES = dict.fromkeys(COLUMNS, "float") | {"frame": "int", "class": "text"}
 _SUFFIXES = (".csv", ".parquet")
+_STDOUT = "standard output"
 _ROWS = 65_536  # rows that wait until Parquet writes them as one group
 
 
@@ -31,35 +32,50 @@ class _Writer(Protocol):
 class Rows:
     """A table of any columns, in CSV or Parquet. A context manager: what was written until an early end is there.
 
+    A folder or a package that is not there is told at once, `late` or not.
+
     Parameters
     ----------
     path : Path or None
         Ends in .csv or .parquet: a recording that was named by mistake is not overwritten. None writes CSV to stdout.
     types : dict
         "int", "float" or "text" for each column.
+    late : bool
+        Begin with the first rows: until then, a table that was there before stays as it was.
     """
 
-    def __init__(self, path: Path | None, types: Mapping[str, str]) -> None:
+    def __init__(self, path: Path | None, types: Mapping[str, str], late: bool = False) -> None:
         if path is not None and path.suffix.lower() not in _SUFFIXES:
             raise ConfigError(
                 f"{path}: expected a name in {', '.join(_SUFFIXES)} for the table, got {path.suffix!r}: rename it"
             )
-        self._path = path
+        if path is not None and not path.parent.is_dir():
+            raise FileError(f"{path}: expected a file to write to, got a folder that is not there: make it")
+        if _is_parquet(path):
+            _pyarrow(path)
+        self._path, self._types = path, types
         self._open = ExitStack()
-        self._writer: _Writer
-        try:
-            if path is not None and path.suffix.lower() == ".parquet":
-                self._writer = self._open.enter_context(_Parquet(path, types))
-            else:
-                text = sys.stdout if path is None else self._open.enter_context(path.open("w", newline=""))
-                self._writer = _Csv(text, types)
-        except OSError as error:
-            raise FileError(f"{path}: expected a file to write to, got {error.strerror}: choose another path") from None
+        self._writer = None if late else self._begin()
 
     def write(self, columns: dict[str, list[Any]]) -> None:
         """Append rows; None is an empty cell."""
+        self._writer = self._writer or self._begin()
         with writing(self._path):
             self._writer.write(columns)
+
+    def _begin(self) -> _Writer:
+        path = self._path
+        try:
+            if _is_parquet(path):
+                return self._open.enter_context(_Parquet(path, self._types))
+            text = sys.stdout if path is None else self._open.enter_context(path.open("w", newline=""))
+            return _Csv(text, self._types)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FileError(
+                f"{path or _STDOUT}: expected a file to write to, got {error.strerror}: choose another path"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -69,10 +85,12 @@ class Rows:
     ) -> None:
         with writing(self._path):
             self._open.close()
+            if self._path is None:
+                print(end="", flush=True)  # a full disk is found here, not at the end of Python
 
 
 class Table(Rows):
-    """The table of atoms.
+    """The table of atoms. It begins with the first frame: an earlier one is not lost where no frame can be processed.
 
     Parameters
     ----------
@@ -81,7 +99,7 @@ class Table(Rows):
     """
 
     def __init__(self, path: Path | None, classes: Sequence[str]) -> None:
-        super().__init__(path, _TYPES)
+        super().__init__(path, _TYPES, late=True)
         self._classes = np.array(classes)
 
     def add(self, frame: int, time_s: float | None, atoms: Atoms, sampling_A: float) -> None:
@@ -110,7 +128,7 @@ def writing(path: Path | None) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(
-            f"{path or 'stdout'}: expected room for the table, got {error.strerror or error}: choose another path"
+            f"{path or _STDOUT}: expected room for the table, got {error.strerror or error}: choose another path"
         ) from None
 
 
@@ -129,18 +147,28 @@ class _Csv:
         self._rows.writerows(zip(*columns.values(), strict=True))
 
 
+def _is_parquet(path: Path | None) -> TypeGuard[Path]:
+    return path is not None and path.suffix.lower() == ".parquet"
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    """The package, and its part for Parquet; ConfigError where it is not installed."""
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(
+            f"{path}: expected pyarrow for a name that ends in .parquet, got an install without it: "
+            "pip install 'atomstream[parquet]', or write .csv"
+        ) from None
+    return arrow, parquet
+
+
 class _Parquet:
     """Collects frames to row groups; a context manager."""
 
     def __init__(self, path: Path, types: Mapping[str, str]) -> None:
-        try:
-            import pyarrow as arrow
-            from pyarrow import parquet
-        except ImportError:
-            raise ConfigError(
-                f"{path}: expected pyarrow for a name that ends in .parquet, got an install without it: "
-                "pip install 'atomstream[parquet]', or write .csv"
-            ) from None
+        arrow, parquet = _pyarrow(path)
         text = arrow.dictionary(arrow.int32(), arrow.string())
         kinds = {"int": arrow.int64(), "float": arrow.float64(), "text": text}
         self._schema = arrow.schema([(column, kinds[kind]) for column, kind in types.items()])

@@ -70,10 +70,15 @@ def text_line(result: Result) -> str:
     """For a person: which frame, how many atoms, how long it took, whether anything is wrong."""
     header = result.header
     if result.kind == "event":
-        return f"{result.source}  {header['event']}: {header['message']}"
+        return _printable(f"{result.source}  {header['event']}: {header['message']}")
     late = {True: "in time", False: "late", None: ""}[header["in_time"]]
     what = f"frame {header['frame']}  {header['count']} atoms  {header['latency_ms']:.1f} ms  {late}"
-    return "  ".join([result.source, what.rstrip(), *(f"({warning})" for warning in header["warnings"])])
+    return _printable("  ".join([result.source, what.rstrip(), *(f"({warning})" for warning in header["warnings"])]))
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: a warning can hold words of a frame's header, which is anyone's."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def json_line(result: Result) -> str | None:

@@ -10,12 +10,35 @@ import tifffile
 from engine.errors import FileError
 
 
-def check_whole(path: Path, tiff: tifffile.TiffFile, said: int) -> None:
-    """FileError where the file ends before its last page does, or holds fewer than the `said` images.
+def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
+    """Follow the pages from each to the next; FileError where one is not there, or there is none.
 
-    Of the pages before the last only the place of the next is read: there may be very many.
+    Of each only the place of the next is read: there may be very many.
     """
-    pages = _count_pages(path, tiff)
+    file, form = tiff.filehandle, tiff.tiff
+
+    def read(layout: str, offset: int, size: int) -> int:
+        if offset + size > file.size:
+            raise _cut_off(path, f"page {max(1, len(seen))}")
+        file.seek(offset)
+        number: int = struct.unpack(layout, file.read(size))[0]
+        return number
+
+    seen: set[int] = set()
+    at = read(form.offsetformat, 8 if form.is_bigtiff else 4, form.offsetsize)
+    while at:
+        if at in seen:
+            raise ValueError(f"a page after page {len(seen)} that came before")
+        seen.add(at)
+        tags = read(form.tagnoformat, at, form.tagnosize)
+        at = read(form.offsetformat, at + form.tagnosize + tags * form.tagsize, form.offsetsize)
+    if not seen:
+        raise FileError(f"{path}: expected a TIFF with frames in it, got one without a page: write it anew")
+    return len(seen)
+
+
+def check_whole(path: Path, tiff: tifffile.TiffFile, pages: int, said: int) -> None:
+    """FileError where the file ends before the last of its pages does, or holds fewer than the `said` images."""
     first = tiff.pages.first
     check_page(path, tiff.pages[pages - 1], f"page {pages}")
     images = pages * first.samplesperpixel  # colours may have been counted as images
@@ -40,28 +63,6 @@ def check_end(path: Path, tiff: tifffile.TiffFile, end: int, what: str) -> None:
     """FileError where the file ends before the byte `end`, up to which `what` goes."""
     if end > tiff.filehandle.size:
         raise _cut_off(path, f"the end of {what}")
-
-
-def _count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
-    """Follow the pages from each to the next, all of which must be there."""
-    file, form = tiff.filehandle, tiff.tiff
-
-    def read(layout: str, offset: int, size: int) -> int:
-        if offset + size > file.size:
-            raise _cut_off(path, f"page {max(1, len(seen))}")
-        file.seek(offset)
-        number: int = struct.unpack(layout, file.read(size))[0]
-        return number
-
-    seen: set[int] = set()
-    at = read(form.offsetformat, 8 if form.is_bigtiff else 4, form.offsetsize)
-    while at:
-        if at in seen:
-            raise ValueError(f"a page after page {len(seen)} that came before")
-        seen.add(at)
-        tags = read(form.tagnoformat, at, form.tagnosize)
-        at = read(form.offsetformat, at + form.tagnosize + tags * form.tagsize, form.offsetsize)
-    return len(seen)
 
 
 def _cut_off(path: Path, what: str) -> FileError:

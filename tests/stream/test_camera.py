@@ -24,6 +24,7 @@ from stream.camera import (
     read_specimen,
 )
 from stream.cli import main
+from stream.sender import Sender
 
 STILL = CameraSettings(defocus=60, defocus_amplitude=0, drift=0, cs=0, astigmatism=0)
 TRIPLETS = replace(STILL, focus_step=25.0, focus_shift=0.4)
@@ -170,6 +171,8 @@ class TestShippedSpecimens:
     [
         ("--specimen unknown", "expected a shipped specimen (graphene, mos2) or a path to exit waves .npz, got"),
         ("--specimen none.npz", "none.npz: expected exit waves of the simulated camera"),
+        ("--frames -2", "--frames: expected 1 or more, got -2: leave it out to send without end"),
+        ("--frames 0", "--frames: expected 1 or more, got 0"),
         ("--focus-step -3", "focus_step: expected 0 or more, got -3"),
         ("--focus-shift nan", "focus_shift: expected 0 or more, got nan"),
     ],
@@ -178,6 +181,13 @@ def test_what_cannot_be_is_one_line(arguments: str, said: str, capsys: pytest.Ca
     assert main(["camera", *arguments.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"atomstream: {said}")
+
+
+def test_a_port_in_use_is_the_only_thing_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with Sender("tcp://127.0.0.1:*") as other:
+        assert main(["camera", "--frames", "1", "--bind", other.endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("atomstream: expected an endpoint to bind")
 
 
 @pytest.mark.parametrize("sampling_A", [0.05, 0.12, 0.37, 0.75])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -90,6 +91,32 @@ class TestEnds:
         assert process.stderr.read() == b""
         process.stderr.close()
         assert process.wait(60) == 0
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("command", ["models", "doctor"])
+    def test_a_full_disk_behind_the_output(self, command: str, unbuffered: str) -> None:
+        code = f"import sys; from stream.cli import main; sys.exit(main(['{command}']))"
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                timeout=60,
+            )
+        said = "atomstream: standard output: expected room to write, got No space left on device: "
+        assert (done.returncode, done.stderr) == (2, said + "write to another disk\n")
+
+    def test_another_file_that_is_full_is_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(options: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", "a.bin")
+
+        stand_in(monkeypatch, fail)
+        with pytest.raises(OSError, match=r"a\.bin"):
+            main(["watch"])
 
 
 class TestShown:

@@ -78,6 +78,16 @@ class TestFile:
     def test_mistakes(self, tmp_path: Path, text: str, expected: str) -> None:
         assert expected in refused(write(tmp_path, text))
 
+    @pytest.mark.parametrize("text", ["sampling = 'x'", "policy = 'lossless'", "[[source]]\nthreads = 0"])
+    def test_a_wrong_value_is_told_with_its_file_and_a_remedy(self, tmp_path: Path, text: str) -> None:
+        said = refused(write(tmp_path, text), dose="5")
+        option = text.split("\n")[-1].split()[0]
+        assert said.startswith(f"{tmp_path / 'atomstream.toml'}: {option}: expected ")
+        assert ": correct it (" in said or "set socket = pull" in said
+
+    def test_a_wrong_value_of_a_flag_is_not_the_file_s(self, tmp_path: Path) -> None:
+        assert refused(write(tmp_path, "sampling = 0.1"), sampling="-1").startswith("sampling: expected a number from ")
+
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="absent.toml: expected a configuration file"):  # noqa: RUF043
             read_config(tmp_path / "absent.toml", {})
@@ -104,7 +114,9 @@ class TestFlags:
         assert (config.sampling, config.model, config.json) == (0.2, "mine", False)
 
     def test_mistakes(self) -> None:
-        assert refused(threads="many").startswith("threads: expected a whole number, got 'many': ")
+        assert refused(threads="many").startswith(
+            "threads: expected a whole number, got 'many': correct it (CPU threads"
+        )
         assert refused(sampling="-1").startswith("sampling: expected a number from 1e-06 to ")
         assert refused(policy="fast").startswith("policy: expected latest or lossless, got 'fast': ")
 

@@ -98,6 +98,18 @@ def test_a_frame_that_cannot_be_processed_is_told_and_passed_over(
     assert "frame 1: Engine expects" in capsys.readouterr().err
 
 
+def test_where_no_frame_can_be_processed_an_earlier_table_stays(
+    tmp_path: Path, movie: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "atoms.csv").write_text("earlier\n")
+    assert detect(tiny_model, movie, "--sampling", 3, "--output", tmp_path / "atoms.csv") == 2
+    assert (tmp_path / "atoms.csv").read_text() == "earlier\n"
+    assert detect(tiny_model, movie, "--sampling", 3, "--output", tmp_path / "new.csv") == 2
+    assert not (tmp_path / "new.csv").exists()
+    assert detect(tiny_model, movie, "--sampling", 3) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("form", [(2, 3), (6,)])
 def test_triplets_for_a_model_of_three_images(
     tmp_path: Path, movie: Path, build_tiny_model: Callable[..., Path], form: tuple[int, ...]

@@ -9,6 +9,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import FileError
+from stream import tiff
 from stream.files import pixel_size_A, read_frames, read_index
 
 STACK = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5) * 1000
@@ -86,6 +88,24 @@ class TestGoodFiles:
             writer.write(STACK, photometric="minisblack")
             writer.write(STACK[0, ::2, ::2], subfiletype=1)
         np.testing.assert_array_equal(frames_of(tmp_path / "a.tif"), STACK)
+
+    @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+    @pytest.mark.parametrize("shape", [(3, 40, 24), (4, 40, 24), (2, 3, 40, 24)])
+    def test_tiff_of_frames_in_planes(self, tmp_path: Path, shape: tuple[int, ...], options: dict[str, Any]) -> None:
+        """As tifffile writes a stack of three or four, or triplets: it calls them RGB."""
+        stack = np.random.default_rng(2).integers(0, 60_000, shape).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb", planarconfig="separate", **options)
+        with read_frames(tmp_path / "a.tif") as recording:
+            np.testing.assert_array_equal(list(recording), stack)
+            backwards = [recording[number] for number in reversed(range(len(recording)))]
+        np.testing.assert_array_equal(backwards[::-1], stack)
+
+    @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+    def test_three_planes_of_grey_are_frames(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        options = {"photometric": "minisblack", "planarconfig": "separate", **options}
+        for _ in range(2):
+            tifffile.imwrite(tmp_path / "a.tif", STACK, append=True, **options)
+        np.testing.assert_array_equal(frames_of(tmp_path / "a.tif"), [*STACK, *STACK])
 
     def test_tiff_in_colour_becomes_grey(self, tmp_path: Path) -> None:
         colours = np.zeros((6, 8, 3), np.uint8) + np.array([30, 60, 90], np.uint8)
@@ -213,7 +233,7 @@ class TestBadFiles:
 
     def test_npy_with_objects_is_not_unpickled(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", np.array([{}, []], dtype=object), allow_pickle=True)
-        self.refuse(tmp_path / "a.npy", "got .*[Oo]bject")
+        self.refuse(tmp_path / "a.npy", "expected numbers, got Python objects: save it with a numeric dtype")
         (tmp_path / "b.npy").write_bytes(pickle.dumps([1, 2, 3]))
         self.refuse(tmp_path / "b.npy", "got something else than a .npy file")
 
@@ -256,6 +276,23 @@ class TestBadFiles:
             for page in (np.zeros((4, 4), np.uint16), np.zeros(shape, dtype)):
                 writer.write(page, contiguous=False, compression=compression)
         self.refuse(tmp_path / "a.tif", "expected pages of one shape and type, got 4 x 4 uint")
+
+    def test_planes_too_large_to_uncompress_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = {"photometric": "minisblack", "planarconfig": "separate"}
+        tifffile.imwrite(tmp_path / "a.tif", STACK, compression="zlib", **options)
+        tifffile.imwrite(tmp_path / "b.tif", STACK, **options)
+        monkeypatch.setattr(tiff, "_MAX_PAGE_PIXELS", STACK.size - 1)
+        self.refuse(tmp_path / "a.tif", "expected at most 59 pixels a page, got 3 x 4 x 5: save a page a frame")
+        np.testing.assert_array_equal(frames_of(tmp_path / "b.tif"), STACK)
+
+    @pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="with imagecodecs it is read")
+    def test_a_compression_that_needs_another_package(self, tmp_path: Path) -> None:
+        Image.fromarray(STACK[0]).save(tmp_path / "a.tif", compression="tiff_lzw")
+        self.refuse(tmp_path / "a.tif", "LZW.*: save it uncompressed, or pip install imagecodecs")
+
+    def test_a_tiff_without_a_page(self, tmp_path: Path) -> None:
+        (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(4))
+        self.refuse(tmp_path / "a.tif", "expected a TIFF with frames in it, got one without a page: write it anew")
 
     def test_a_tiff_that_is_refused_is_closed(self, tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.complex64))
@@ -442,11 +479,22 @@ class TestIndex:
         (tmp_path / "index.csv").write_text("file,sampling_A_per_px,more\nb.png,0.3,x\na.png,0.25,y\n")
         assert list(read_index(tmp_path / "index.csv").items()) == [("b.png", 0.3), ("a.png", 0.25)]
 
-    @pytest.mark.parametrize("text", ["", "file,size\na,1\n", "file,sampling_A_per_px\na,wide\n", "\0\0", "\xff"])
+    @pytest.mark.parametrize("text", ["", "file,size\na,1\n", "size,sampling_A_per_px\n1,1\n", "\0\0", "\xff"])
     def test_bad(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "index.csv").write_bytes(text.encode("latin-1"))
         with pytest.raises(FileError, match="expected CSV with the columns file, sampling_A_per_px"):
             read_index(tmp_path / "index.csv")
+
+    @pytest.mark.parametrize("size", ["nan", "-3", "0", "inf", "1e9", "x", ""])
+    def test_a_size_that_cannot_be(self, tmp_path: Path, size: str) -> None:
+        (tmp_path / "ix.csv").write_text(f"file,sampling_A_per_px\na.png,0.25\nb.png,{size}\n")
+        with pytest.raises(FileError, match=rf"ix\.csv: expected a pixel size over 0 in row 3, got '{size}': correct"):
+            read_index(tmp_path / "ix.csv")
+
+    def test_a_row_that_ends_early(self, tmp_path: Path) -> None:
+        (tmp_path / "ix.csv").write_text("file,sampling_A_per_px\na.png\n")
+        with pytest.raises(FileError, match="in row 2, got None"):
+            read_index(tmp_path / "ix.csv")
 
     def test_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="expected an index of frames"):

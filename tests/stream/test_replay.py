@@ -14,7 +14,9 @@ import zmq
 
 from engine.errors import ConfigError, FileError
 from stream import replay
+from stream.cli import main
 from stream.messages import Message, decode
+from stream.sender import Sender
 from tests.stream.test_formats import write_dm
 
 STACK = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
@@ -144,7 +146,7 @@ def test_a_loop_without_a_frame_that_can_be_read_ends(folder: Path) -> None:
 def test_mistakes_are_told_before_the_first_frame(folder: Path) -> None:
     np.save(folder / "c.npy", np.array([{}], dtype=object), allow_pickle=True)
     for arguments, match in (
-        ((folder / "a.npy", folder / "c.npy", "--sampling", 0.1), "expected a readable file"),
+        ((folder / "a.npy", folder / "c.npy", "--sampling", 0.1), "expected numbers, got Python objects"),
         ((folder / "a.npy",), "state it with --sampling"),
         ((folder,), "got a folder"),
         (("--index", folder / "none.csv"), "expected an index"),
@@ -155,6 +157,20 @@ def test_mistakes_are_told_before_the_first_frame(folder: Path) -> None:
         replay.run(parse())
     with pytest.raises(ConfigError, match="--sampling: expected a number over 0, got -1"):
         replay.run(parse(folder / "a.npy", "--sampling", "-1"))
+
+
+def test_a_wrong_size_in_the_index_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "index.csv").write_text("file,sampling_A_per_px\na.npy,nan\n")
+    assert main(["replay", "--index", str(folder / "index.csv")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("index.csv: expected a pixel size over 0 in row 2, got 'nan': correct it")
+
+
+def test_a_port_in_use_is_the_only_thing_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Sender("tcp://127.0.0.1:*") as other:
+        assert main(["replay", str(folder / "a.npy"), "--sampling", "0.1", "--bind", other.endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("atomstream: expected an endpoint to bind")
 
 
 def test_frames_of_vendors_and_their_folders(folder: Path) -> None:

@@ -270,7 +270,8 @@ class TestSeveral:
         path.write_text("[[source]]\n[[source]]\n")
         assert main(["serve", "--config", str(path)]) == 2
         err = capsys.readouterr().err
-        assert err.startswith("atomstream: source_name: expected a name of its own for each source, got 'camera' ")
+        said = f"atomstream: {path}: source_name: expected a name of its own for each source, got 'camera' "
+        assert err.startswith(said)
         assert err.count("\n") == 1
 
     def test_a_panel_each(self, monkeypatch: pytest.MonkeyPatch) -> None:

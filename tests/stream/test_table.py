@@ -87,6 +87,19 @@ def test_a_table_left_early_holds_what_came(tmp_path: Path, name: str) -> None:
         assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / name).num_rows == 2
 
 
+@pytest.mark.parametrize("name", ["atoms.csv", "atoms.parquet"])
+def test_without_a_frame_an_earlier_table_stays(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_text("earlier")
+    with contextlib.suppress(RuntimeError), Table(tmp_path / name, ("C",)):
+        raise RuntimeError
+    assert (tmp_path / name).read_text() == "earlier"
+    with Table(tmp_path / name, ("C", "Si")) as rows:
+        rows.add(0, None, Atoms.none(), 0.12)
+    assert b"sigma_pm" in (tmp_path / name).read_bytes()  # a frame without atoms is one
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
@@ -104,6 +117,9 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
 def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="expected a file to write to"):
         Table(tmp_path / "none" / name, ("C",))
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileError, match=r"expected a file to write to, got .*Is a directory"):
+        write(tmp_path / name)
 
 
 def test_no_recording_is_overwritten(tmp_path: Path) -> None:
@@ -111,6 +127,17 @@ def test_no_recording_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a name in \.csv, \.parquet"):
         Table(tmp_path / "movie.npy", ("C",))
     assert (tmp_path / "movie.npy").read_bytes() == b"frames"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("buffering", [1, 8192])  # found with the first line, and at the end
+def test_standard_output_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, buffering: int) -> None:
+    full = Path("/dev/full").open("w", buffering=buffering)  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(FileError, match=r"standard output: expected .*, got No space left on device: choose another"):
+        write(None)
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

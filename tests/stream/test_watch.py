@@ -86,6 +86,15 @@ class TestLines:
         assert watch.text_line(event) == "cam  fault: Expected 2 parts"
         assert watch.json_line(event) is None
 
+    @pytest.mark.parametrize(
+        ("raw", "said"),
+        [("\x1b[2Jgone", r"\x1b[2Jgone"), ("a\nb\r", r"a\nb\r"), ("\x9b\u202e", r"\x9b\u202e"), ("1 Å", "1 Å")],
+    )
+    def test_what_a_terminal_would_obey_is_escaped(self, raw: str, said: str) -> None:
+        assert watch.text_line(Result("atoms", "cam", HEADER | {"warnings": [raw]}, {})).endswith(f"({said})")
+        event = Result("event", "cam", {"event": "fault", "message": raw}, {})
+        assert watch.text_line(event) == f"cam  fault: {said}"
+
     def test_json_says_what_was_measured_and_no_more(self) -> None:
         result = Result(
             "atoms", "cam", {"frame": 3}, {"y": np.array([1.1], np.float32), "flags": np.array([2], np.uint8)}
