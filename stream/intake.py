@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from engine.errors import FrameError
 from engine.frame import Frame
@@ -54,7 +53,6 @@ class Intake:
             slack=_SLACK if stacker is not None and config.triplets != "rolling" else 0,
             shortest=1 if stacker is None else _MEMBERS,
         )
-        self._passed_over = Place(0, 0, 0)  # of the frames that could not be read since the last that could
         self._interval = FrameInterval(config.frame_interval)
         self._clock = ClockDifference()
         self.rules = Rules(
@@ -79,7 +77,7 @@ class Intake:
         try:
             decoded = self._dialect.decode(parts, self.rules, self._start)
         except NamedFrameError as error:
-            self._pass_over(error)
+            self._tracker.came(error.series, error.number)
             raise
         match decoded:
             case SeriesStart():
@@ -128,25 +126,12 @@ class Intake:
             dose_total_e_A2=dose_total_e_A2,
         )
 
-    def _pass_over(self, refused: NamedFrameError) -> None:
-        """Of a frame that is counted as dropped, and is not to be counted as missing too."""
-        if self._one_series is None:
-            with suppress(FrameError):
-                self._passed_over = self._placed(refused.series, refused.number)
-
     def _place(self, message: Message) -> Place:
         if self._one_series is not None and message.pixels.ndim == 2:  # `series` names the triplet
             self._one_series.check_repeated(message.series, message.number)
             begun, self._members_begun = self._members_begun, True
             return Place(1, 0, 1 if begun else None)
-        place, self._passed_over = self._placed(message.series, message.number), Place(0, 0, 0)
-        return place
-
-    def _placed(self, series: str | int | None, number: int) -> Place:
-        """Where a frame stands after the last that could be read."""
-        place, before = self._tracker.place(series, number), self._passed_over
-        step = None if place.step is None or before.step is None else before.step + place.step
-        return Place(place.epoch, before.missing + place.missing, step)
+        return self._tracker.place(message.series, message.number)
 
     def _dose(self, message: Message, sampling_A: float | None) -> float | None:
         """As the sender says, else as configured, else from the counts."""

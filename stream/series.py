@@ -16,6 +16,7 @@ from engine.errors import FrameError
 
 _RESTARTED = 10  # frames in a row that count up from an earlier number: the sender began anew, nothing is late
 _FAR = 1_000_000  # a step of more is no gap: a number gone wrong, or of a sender that does not count frames
+_NEAR = 1000  # so far ahead frames that could not be read are remembered
 _REMEMBERED = 16  # ended series whose late frames are still recognised
 
 
@@ -49,7 +50,7 @@ class SeriesTracker:
         self._last: int | None = None  # the newest number; None for a series that was announced and has no frame yet
         self._counts = False  # the series has frames of more than one number
         self._counted = 0  # up to here what is missing was counted
-        self._seen: set[int] = set()  # numbers that the slack holds
+        self._seen: set[int] = set()  # numbers that the slack holds, and of frames that could not be read
         self._epoch = 0
         self._ended: deque[str | int | None] = deque(maxlen=_REMEMBERED)
         self._behind: tuple[str | int | None, int, int] = (None, 0, 0)  # series, number, how many in a row
@@ -64,6 +65,11 @@ class SeriesTracker:
     def end(self, series: str | int | None) -> None:
         """The sender says that a series has ended. Frames of it that are still on their way are taken."""
         self._over = self._over or (self._known and series == self._series)
+
+    def came(self, series: str | int | None, number: int) -> None:
+        """A frame that cannot be read came: it will not be missing. Nothing else follows from what it says."""
+        if series == self._series and self._last is not None and self._counted < number <= self._last + _NEAR:
+            self._seen.add(number)
 
     def place(self, series: str | int | None, number: int) -> Place:
         """Where the frame stands; FrameError "frame_jumped_back" for a late one."""

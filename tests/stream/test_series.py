@@ -48,6 +48,30 @@ def test_a_sender_that_numbers_frames_by_nanoseconds_loses_none() -> None:
     assert [place.missing for place in places] == [0] * 50
 
 
+class TestUnreadable:
+    def test_they_are_not_missing(self) -> None:
+        tracker = SeriesTracker()
+        tracker.place("a", 1)
+        for number in (2, 3, 5, 1001, 2**52):
+            tracker.came("a", number)
+        assert [tracker.place("a", number).missing for number in (6, 1002, 1003)] == [1, 994, 0]
+
+    def test_what_they_say_costs_no_other_frame(self) -> None:
+        tracker = SeriesTracker()
+        tracker.came("b", 7)
+        tracker.place("a", 1)
+        for series, number in (("a", 900), ("b", 0), ("a", 0)):
+            tracker.came(series, number)
+        assert [tracker.place("a", number) for number in (2, 3)] == [Place(1, 0, 1)] * 2
+
+    def test_a_flood_of_them_is_not_kept(self) -> None:
+        tracker = SeriesTracker()
+        tracker.place(None, 5000)
+        for number in range(100_000):
+            tracker.came(None, number)
+        assert len(tracker._seen) <= 1001
+
+
 def test_late_and_repeated_frames_are_refused() -> None:
     assert follow(("a", 5), ("a", 6), ("a", 6), ("a", 4), ("a", 7)) == [1, 1, None, None, 1]
 
