@@ -18,7 +18,7 @@ from engine.errors import FileError, FrameError, ModelError
 from engine.frame import Frame
 from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
 from engine.peaks import find_peaks
-from engine.prepare import Prepared, counted, prepare
+from engine.prepare import Prepared, all_counts, counted, prepare
 from engine.refine import refine
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
@@ -27,7 +27,7 @@ _DEVICES = ("auto", "cpu", "cuda", "cuda:all")
 _DEVICE_OF = {"openvino": "cpu", "tensorrt": "cuda", "torch": "cuda"}  # what each backend runs on
 _PRECISIONS = ("auto", "f32", "bf16", "int8")
 _TOLERANCE = 0.2  # beyond the trained range by more than this share a frame is refused
-_NOT_FINITE = 0.1  # share of NaN or infinity a frame may hold
+_NOT_FINITE = 0.1  # share of NaN, infinity and what is beyond all counts that a frame may hold
 _MASKED = 0.1  # share of masked pixels that a beam stop or dead rows may take without a word
 _LOG = logging.getLogger("atomstream")
 
@@ -242,8 +242,9 @@ def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
             "shape_out_of_range",
             f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
         )
-    wide = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 4
-    if wide and isinstance(pixels, np.ndarray):  # on a GPU to count them would be to wait for it
+    if isinstance(pixels, np.ndarray) and not all_counts(
+        pixels.dtype
+    ):  # on a GPU to count them would be to wait for it
         lost = 1 - np.count_nonzero(counted(pixels)) / pixels.size
         if lost > _NOT_FINITE:
             raise FrameError(

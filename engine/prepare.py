@@ -14,7 +14,7 @@ from engine.spec import ModelSpec
 
 COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
 FLAT = 1e-6  # a local RMS below this share of the brightest pixel holds no contrast
-_LARGEST = 1e15  # beyond it no camera counts, and squares leave float32
+_LARGEST = np.float32(1e15)  # beyond it no camera counts, and squares leave float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
     """
     with np.errstate(over="ignore"):
         image = pixels.astype(np.float32)
-    if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 4:
+    if not all_counts(pixels.dtype):
         counts = counted(image)
         if not counts.all():
             mask = ~counts if mask is None else mask | ~counts
@@ -92,6 +92,11 @@ def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
             return image
     image[missing] = float((image * valid).sum(dtype=np.float64) / total)
     return image
+
+
+def all_counts(dtype: np.dtype[Any]) -> bool:
+    """Whether each value of a type may be a count: of integers of at most 32 bits."""
+    return dtype.kind != "f" and dtype.itemsize <= 4
 
 
 def counted(pixels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -222,6 +224,15 @@ class TestCheck:
         with pytest.raises(FrameError, match="got 100%") as caught:
             tiny.check(Frame(np.full((64, 64), value, dtype), 0.2))
         assert caught.value.reason == "not_finite"
+
+    def test_half_precision_is_looked_at_without_a_word(self, tiny):
+        pixels = np.ones((64, 64), np.float16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert tiny.check(Frame(pixels, 0.2)) == ()
+        pixels[:32] = np.inf
+        with pytest.raises(FrameError, match="got 50%"):
+            tiny.check(Frame(pixels, 0.2))
 
     @pytest.mark.parametrize(("rows", "said"), [(6, []), (32, ["50% of the pixels are masked or saturated"])])
     def test_many_masked_pixels_are_told(self, tiny, rows, said):
