@@ -21,10 +21,9 @@ from engine.device import (
     Event,
     Stream,
     kernel_files,
-    one_line,
     unreadable,
 )
-from engine.errors import DeviceError, FrameError
+from engine.errors import DeviceError, FrameError, one_line
 
 _NO_MEMORY = 2  # cudaErrorMemoryAllocation: of pinned memory too
 _ON_CUDA = 2  # DLPack's number for it

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from engine.errors import FrameError
+from engine.errors import FrameError, one_line
 
 Array = Any  # of the device
 Stream = Any
@@ -106,8 +106,3 @@ def unreadable(pixels: Any, error: BaseException, where: str, remedy: str) -> Fr
         "unknown_dtype",
         f"Engine expects pixels {where}, got {type(pixels).__name__} ({one_line(error)}): {remedy}",
     )
-
-
-def one_line(error: BaseException) -> str:
-    """What a library says, without its line ends."""
-    return " ".join(str(error).split())

@@ -40,3 +40,8 @@ class FrameError(AtomstreamError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, without its line ends."""
+    return " ".join(str(error).split())

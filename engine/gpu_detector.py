@@ -22,10 +22,10 @@ from engine.atoms import Atoms
 from engine.bonds import allowed
 from engine.candidates import CANDIDATE, peak_radius, to_atoms
 from engine.detector import Detector
-from engine.device import Device, one_line
+from engine.device import Device
 from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Ledger, Place, Plan, candidates_in
 from engine.device_prepare import device_dtype, stage
-from engine.errors import AtomstreamError, DeviceError, FrameError
+from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
 from engine.network import Maps
 from engine.prepare import Prepared, network_shape

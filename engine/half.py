@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import ModelError
+from engine.errors import ModelError, one_line
 
 _NOT_DATA = {"Resize": (1, 2)}  # inputs that stay float32: scales are no data
 _SOURCES = ("Constant", "ConstantOfShape")  # make a float32 tensor of nothing that could be float16
@@ -33,7 +33,7 @@ def halved(network: bytes) -> bytes:
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load_from_string(network))
     except Exception as error:  # protobuf raises classes of its own, which differ from version to version
-        cause = " ".join(str(error).split())
+        cause = one_line(error)
         raise ModelError(f"Expected a network in ONNX, got {cause}: export the model again") from None
     graph = model.graph
     convolutions = [k for k, node in enumerate(graph.node) if node.op_type == "Conv"]

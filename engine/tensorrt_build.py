@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import ModelError
+from engine.errors import ModelError, one_line
 from engine.tensorrt_module import Edition
 
 INPUT, OUTPUT = "frame", "maps"
@@ -92,7 +92,7 @@ def _builder(edition: Edition, logger: Any) -> Any:
     try:
         return edition.module.Builder(logger)
     except (RuntimeError, TypeError) as error:  # pybind: the factory returned a null pointer
-        cause = logger.last() if logger.errors else " ".join(str(error).split())
+        cause = logger.last() if logger.errors else one_line(error)
         raise ModelError(f"Expected {edition.name} to start, got {cause}: run atomstream doctor") from None
 
 

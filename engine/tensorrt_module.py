@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import ModelError
+from engine.errors import ModelError, one_line
 
 INSTALL = "pip install atomstream[gpu], or where it cannot be had atomstream[gpu-rtx]"
 
@@ -73,7 +73,7 @@ def find_tensorrt() -> Edition:
         try:
             return edition_of(importlib.import_module(name))
         except (ImportError, OSError, AttributeError) as error:  # the stub of PyPI imports, and has nothing in it
-            causes.append(f"{name}: {' '.join(str(error).split())}")
+            causes.append(f"{name}: {one_line(error)}")
     raise ModelError(f"Expected TensorRT, got {'; '.join(causes)}: {INSTALL}")
 
 

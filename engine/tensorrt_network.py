@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from engine.device import Array, Device, Stream, one_line
+from engine.device import Array, Device, Stream
 from engine.device_plan import PLANS
 from engine.engine_cache import EngineCache, EngineKey
-from engine.errors import DeviceError, FrameError, ModelError
+from engine.errors import DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
 from engine.tensorrt_module import Edition
 

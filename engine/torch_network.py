@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
-from engine.device import Array, Device, Stream, one_line
-from engine.errors import DeviceError, FrameError, ModelError
+from engine.device import Array, Device, Stream
+from engine.errors import DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import INPUT, OUTPUT
 
 Values = list[Any]  # inputs of an operation: tensors, and lists of int where the graph computes with shapes

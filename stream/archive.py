@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import Atoms
-from engine.errors import ConfigError, FileError, FrameError
+from engine.errors import ConfigError, FileError, FrameError, one_line
 from stream.accounting import GAPS
 from stream.exposure import DRIFT_COLUMNS, drift_row
 from stream.nexus import UNITS, annotate, describe, iso_time
@@ -223,7 +223,7 @@ class Archive:
             yield
         except (OSError, RuntimeError) as error:
             said = _CAUSE.search(str(error))
-            cause = said[1] if said else getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            cause = said[1] if said else getattr(error, "strerror", None) or one_line(error)[:200]
             raise FileError(
                 f"{self.path}: expected room for the recording, got {cause}: free some, and record to another file"
             ) from None

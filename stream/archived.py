@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import Atoms
-from engine.errors import FileError
+from engine.errors import FileError, one_line
 from stream.accounting import GAPS
 from stream.archive import FRAME_COLUMNS, GAP_COLUMNS, import_h5py
 from stream.exposure import DRIFT_COLUMNS
@@ -65,7 +65,7 @@ class Archived:
             # SWMR, because any other reader is refused while the file grows or after its writer was killed.
             self._file = import_h5py().File(path, "r", libver="latest", swmr=True)
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises whatever HDF5 comes upon
-            cause = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+            cause = getattr(error, "strerror", None) or one_line(error)[:120]
             raise FileError(f"{path}: expected a recording, got {cause}: check the path") from None
         try:
             if self._file.attrs.get("format") != FORMAT:
@@ -97,7 +97,7 @@ class Archived:
             try:
                 yield from self._block(start, min(start + _BLOCK, len(self)))
             except (IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
-                cause = " ".join(str(error).split())[:200]
+                cause = one_line(error)[:200]
                 raise FileError(f"{self.path}: expected a readable recording, got {cause}: copy it again") from None
 
     def gaps(self) -> list[Gap]:

@@ -16,7 +16,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, FileError
+from engine.errors import ConfigError, FileError, one_line
 from stream.config import WORDS, ServeConfig, did_you_mean, help_text, join_sources, option_type, wrong_value
 
 _SOURCE = "source"
@@ -83,7 +83,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FileError(f"{path}: expected a configuration file, got {error.strerror}: check the path") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: expected TOML, got {' '.join(str(error).split())}: correct the line") from None
+        raise ConfigError(f"{path}: expected TOML, got {one_line(error)}: correct the line") from None
 
 
 def _tables(path: Path | None, given: Any, options: Options) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detector import Detector, load_detector
-from engine.errors import AtomstreamError
+from engine.errors import AtomstreamError, one_line
 from engine.frame import Frame
 from engine.gpu_probe import obstacle, parts
 from engine.network import cpu_precisions
@@ -107,7 +107,7 @@ def backends() -> Iterator[Finding]:
     try:
         yield Finding("openvino", f"found, this CPU computes in {', '.join(cpu_precisions())}")
     except RuntimeError as error:
-        yield Finding("openvino", f"does not start: {' '.join(str(error).split())}", wrong=True)
+        yield Finding("openvino", f"does not start: {one_line(error)}", wrong=True)
     for part in parts():  # a machine without a GPU is in order
         yield Finding(part.name, f"{part.text}: {part.remedy}" if part.remedy else part.text)
 

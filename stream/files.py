@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import ConfigError, FileError
+from engine.errors import ConfigError, FileError, one_line
 from stream.formats import PLAUSIBLE_A, SUFFIXES, Frames, Movie, read_folder, read_movie
 from stream.hdf5 import HDF5, read_hdf5
 from stream.tiff import TIFF, read_tiff
@@ -146,7 +146,7 @@ def pixel_size_A(recording: Recording, given_A: float | None) -> float:
 def _unreadable(path: Path, error: Exception) -> FileError:
     if isinstance(error, OSError) and error.strerror:
         return FileError(f"{path}: expected a readable file of frames, got {error.strerror}: check the path")
-    cause = " ".join(str(error).split()) or type(error).__name__
+    cause = one_line(error) or type(error).__name__
     if "Python objects" in cause:
         return FileError(f"{path}: expected numbers, got Python objects: save it with a numeric dtype")
     remedy = "save it uncompressed, or pip install imagecodecs" if "imagecodecs" in cause else "save it again"

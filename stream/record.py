@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zmq
 
-from engine.errors import ConfigError, FileError
+from engine.errors import ConfigError, FileError, one_line
 from stream.archive import COMPRESSIONS, import_h5py
 from stream.config import check_port
 from stream.hdf5 import HDF5
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
             summary = recorder.finish()
     except FileError as error:
         # HDF5 tries to write what it could not once more when the process ends, and that can crash it: leave before.
-        print(f"atomstream: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"atomstream: {one_line(error)}", file=sys.stderr, flush=True)
         os._exit(2)
     there = options.output.exists()  # it is made once serve has answered
     nothing = f"nothing was recorded: no serve answered at {options.endpoint}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ConfigError, FileError, FrameError
+from engine.errors import ConfigError, FileError, FrameError, one_line
 
 _ENOUGH = 2**18  # pixels whose mean is taken; their shot noise is far below what a gain is known to
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> NDArray[np.float32]:
     except OSError as error:
         raise FileError(f"{path}: expected a .npy reference, got {error.strerror or error}: check the path") from None
     except Exception as error:  # what damaged files make of NumPy's readers has no end
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = one_line(error) or type(error).__name__
         raise FileError(f"{path}: expected a .npy of numbers, got {cause}: save it with numpy.save") from None
     if not isinstance(reference, np.ndarray) or reference.ndim != 2 or reference.dtype.kind not in "uif":
         raise FileError(f"{path}: expected one array (H, W) of numbers, got {reference!r:.80}: save it so")

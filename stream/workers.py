@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from engine.errors import ConfigError, FileError
+from engine.errors import ConfigError, FileError, one_line
 from stream.blocks import Block, Job, Rows, analyse_block
 
 _WORKER_S = 30.0  # how long a cluster may be without any
@@ -60,7 +60,7 @@ def work_on_cluster(job: Job, blocks: Sequence[Block], scheduler: str) -> Iterat
     try:
         client = distributed.Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
-        cause = " ".join(str(error).split())[:120]
+        cause = one_line(error)[:120]
         raise ConfigError(f"--scheduler: expected a Dask scheduler, got {scheduler!r} ({cause}): start it") from None
     for name in ("distributed", "distributed.client"):  # the second has a level of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost connection is told by our own error

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import FileError
+from engine.errors import one_line
 from engine.network import cpu_precisions
 from training.dataset import loader
 from training.exit_waves import Specimen
@@ -184,7 +185,7 @@ def _of_this_network(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:120]
+        said = one_line(error)[:120]
         raise FileError(
             f"{path}: expected a checkpoint of this recipe's network, got another ({said}): remove it and fit again"
         ) from None

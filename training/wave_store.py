@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import FileError
+from engine.errors import one_line
 from training.exit_waves import Specimen
 from training.structures.structure import Sites
 
@@ -111,7 +112,7 @@ class WaveStore:
             attributes = zarr.open_group(self.folder, mode="r").attrs.asdict()
             count, recipe = int(attributes["count"]), dict(attributes["recipe"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise self._refused(f"a zarr.json that cannot be read ({' '.join(str(error).split())[:80]})") from None
+            raise self._refused(f"a zarr.json that cannot be read ({one_line(error)[:80]})") from None
         different = [name for name in self._made_of | recipe if recipe.get(name) != self._made_of.get(name)]
         if different:
             name, more = different[0], f" and {len(different) - 1} more" if different[1:] else ""
@@ -135,7 +136,7 @@ class WaveStore:
             wave = stored.pop("wave")
             return Specimen(wave, Sites(elements=tuple(attributes["elements"]), **stored), attributes["label"])
         except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-            cause = " ".join(str(error).split())[:80]
+            cause = one_line(error)[:80]
             raise FileError(
                 f"{self._path(k)}: expected a whole specimen, got a damaged one ({cause}): remove it, and run "
                 "`atomstream-train simulate` again"

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from engine import AtomstreamError, ConfigError, FileError
 from engine.cores import usable_cores
+from engine.errors import one_line
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ def _check_scheduler(scheduler: str) -> None:
         kind = asyncio.run(asyncio.wait_for(_identity(scheduler), _ANSWER_S + 1)).get("type")
         cause = f"a {kind}"
     except Exception as error:  # of what a port may say that is no scheduler's, Dask makes all kinds, MemoryError too
-        kind, cause = None, " ".join(str(error).split())[:100] or "no answer"
+        kind, cause = None, one_line(error)[:100] or "no answer"
     if kind != "Scheduler":
         raise ConfigError(
             f"--scheduler: expected a Dask scheduler, got {scheduler!r} ({cause}): start it (dask scheduler), or check "
