@@ -14,6 +14,7 @@ from training.decidable import (
     column_sign,
     crystal_sign,
     decidable,
+    gold_hint,
     gold_sign,
     graphene_hint,
     graphene_sign,
@@ -179,6 +180,27 @@ class TestGold:
         image = spots(halves[inside], shades, 0.35)
         assert column_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
+    def test_rows_a_little_darker_between_their_columns_are_not(self) -> None:
+        positions, image = self.with_dark_rows(everywhere=True)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+        assert gold_hint([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
+    def test_a_part_with_such_rows_is_taught_but_not_scored(self) -> None:
+        positions, image = self.with_dark_rows(everywhere=False)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+        assert gold_hint([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is True
+
+    def with_dark_rows(self, everywhere: bool) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Dark columns of [110]; in all rows, or in the lower part, what is between them is a little darker."""
+        counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
+        halves = counts @ np.array(STEPS["110"]) / 2 + SIZE * SAMPLING_A / 2
+        inside = np.hypot(*(halves - SIZE * SAMPLING_A / 2).T) < 14
+        columns = np.all(counts % 2 == 0, axis=1)
+        along = (counts[:, 1] % 2 == 0) & ~columns & (everywhere | (counts[:, 1] > -4))
+        rows = (counts[:, 0] % 2 == 1) & ~columns
+        shades = np.select([columns, along, rows], [-0.5, -0.55, 0.4], 0.0)[inside]
+        return halves[columns & inside], spots(halves[inside], shades, 0.35)
 
     def test_of_a_square_lattice_it_may_be_as_dark_half_way(self) -> None:
         counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
