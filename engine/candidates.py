@@ -1,4 +1,4 @@
-"""What kernels/peaks.cu found, in any order, to Atoms: sort, thin close rivals, leave out what is outside.
+"""What kernels/peaks.cu found, in any order, to Atoms: thin close rivals, leave out what is outside or too many, sort.
 
 The two structures here are those of peaks.cu, field by field.
 """
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import CONTAMINATED, EDGE, Atoms
+from engine.bonds import allowed
 from engine.peaks import thin
 from engine.refine import CALIBRATION, EDGE_A, LOG_SIGMA, around_cells
 from engine.spec import ModelSpec
 
-RIVAL, OUTSIDE = 64, 128  # flags of the kernel that no atom keeps
+CROWDED, RIVAL, OUTSIDE = 32, 64, 128  # flags of the kernel that no atom keeps
+_AT_HOME = 1.0  # cells from its own that a position may lie, along an axis, for the kernel to count its neighbours
 
 CANDIDATE = np.dtype(
     [
@@ -38,6 +40,10 @@ _PEAKS_OF = np.dtype(
         *((name, "<f8") for name in ("radius2", "agree2")),
         ("log_sigma_limit", "<f4"),
         ("around", "<i4"),
+        ("bonds", "<i4"),
+        ("bond2", "<f4"),
+        ("at_home", "<f4"),
+        ("near", "<i4"),
     ]
 )
 
@@ -70,7 +76,8 @@ def parameters(
     capacity : int
         Candidates there is room for.
     """
-    radius = peak_radius(spec)
+    radius, cell_A = peak_radius(spec), spec.sampling_A * spec.stride
+    bonds, bond_A = spec.bonds or (-1, 0.0)
     values = {
         "height": cells[0],
         "width": cells[1],
@@ -92,6 +99,10 @@ def parameters(
         "agree2": np.square(spec.separation_A / spec.sampling_A / 2),
         "log_sigma_limit": LOG_SIGMA,
         "around": around_cells(spec),
+        "bonds": bonds,
+        "bond2": np.square(bond_A),
+        "at_home": _AT_HOME * spec.stride,
+        "near": math.floor(bond_A / cell_A + 2 * _AT_HOME),
     }
     packed = np.zeros((), _PEAKS_OF)
     for name, value in values.items():
@@ -99,36 +110,50 @@ def parameters(
     return np.frombuffer(packed.tobytes(), np.uint8)
 
 
-def in_reading_order(found: NDArray[Any], shape: tuple[int, int], radius: float) -> NDArray[Any]:
-    """The candidates that are atoms, in reading order: those of engine.peaks.find_peaks.
+def to_atoms(found: NDArray[Any], shape: tuple[int, int], sampling_A: float, spec: ModelSpec) -> Atoms:
+    """Atoms of a frame, sorted by y, then x: those of engine.peaks, engine.refine and engine.bonds.
 
     Parameters
     ----------
     found : (N,) array of CANDIDATE
     shape : (int, int)
         Cells that hold some of the frame.
-    radius : float
-        Least distance of two atoms, in cells.
+    sampling_A : float
+        Of the frame.
     """
-    ordered = found[np.argsort(found["cell"])]
-    rivals = np.flatnonzero(ordered["flags"] & RIVAL)
-    if len(rivals) == 0:
-        return ordered
-    stays = np.ones(len(ordered), np.bool_)
-    peaks = np.stack(np.divmod(ordered["cell"][rivals].astype(np.intp), shape[1]), axis=1)
-    stays[rivals] = thin(peaks, ordered["peak"][rivals], shape, radius)
-    return ordered[stays]
-
-
-def to_atoms(found: NDArray[Any], shape: tuple[int, int], radius: float) -> Atoms:
-    """Atoms of a frame, sorted by y, then x; parameters as those of `in_reading_order`."""
-    rows = in_reading_order(found, shape, radius)
-    rows = rows[(rows["flags"] & OUTSIDE) == 0]
-    rows = rows[np.lexsort((rows["x"], rows["y"]))]
-    floats = {name: np.ascontiguousarray(rows[name]) for name in ("y", "x", "score", "sigma_pm")}
-    return Atoms(
-        **floats,
-        class_id=rows["class_id"].astype(np.uint8),
+    columns = {name: np.ascontiguousarray(found[name]) for name in CANDIDATE.names or ()}
+    flags = columns["flags"]
+    order = _by_position(columns["y"], columns["x"], columns["cell"])
+    stays = winners(found, shape, peak_radius(spec)) & ((flags & OUTSIDE) == 0)
+    rows = order if stays.all() else order[stays[order]]
+    atoms = Atoms(
+        **{name: columns[name].take(rows) for name in ("y", "x", "score", "sigma_pm")},
+        class_id=columns["class_id"].take(rows).astype(np.uint8),
         agreement=np.ones(len(rows), np.float32),
-        flags=(rows["flags"] & (CONTAMINATED | EDGE)).astype(np.uint8),
+        flags=(flags.take(rows) & (CONTAMINATED | EDGE)).astype(np.uint8),
     )
+    # Counted by the kernel, as nearly all frames have none: looking for neighbours takes longer than all else here.
+    return allowed(atoms, sampling_A, spec) if (flags & CROWDED).any() else atoms
+
+
+def winners(found: NDArray[Any], shape: tuple[int, int], radius: float) -> NDArray[np.bool_]:
+    """True for each candidate that stays where others lie within so many cells: those of engine.peaks.find_peaks."""
+    stays = np.ones(len(found), np.bool_)
+    rivals = np.flatnonzero(found["flags"] & RIVAL)
+    if len(rivals):
+        rivals = rivals[np.argsort(found["cell"][rivals])]
+        peaks = np.stack(np.divmod(found["cell"][rivals].astype(np.intp), shape[1]), axis=1)
+        stays[rivals] = thin(peaks, found["peak"][rivals], shape, radius)
+    return stays
+
+
+def _by_position(y: NDArray[np.float32], x: NDArray[np.float32], cell: NDArray[np.int32]) -> NDArray[np.intp]:
+    """The order by y, then x, then cell. Few have one y in common: three keys for all take several times as long."""
+    order = np.argsort(y)
+    sorted_y = y.take(order)
+    tied = np.flatnonzero(sorted_y[1:] == sorted_y[:-1])
+    if len(tied):
+        at = np.union1d(tied, tied + 1)
+        those = order[at]
+        order[at] = those[np.lexsort((cell[those], x[those], y[those]))]
+    return order

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import Atoms
-from engine.bonds import allowed
-from engine.candidates import CANDIDATE, peak_radius, to_atoms
+from engine.candidates import CANDIDATE, to_atoms
 from engine.detector import Detector
 from engine.device import Device
 from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Ledger, Place, Plan, candidates_in
@@ -173,9 +172,10 @@ class GpuDetector(Detector):
         try:
             self._device.synchronize(place.done)  # SYNC: the one place where the CPU waits for the GPU
             place.located = True
-            found = self._found(place)
+            found = self._found(place).copy()  # COPY: the place is for another frame while atoms are made of these
             cells = (ticket.plan.cells[0], ticket.plan.cells[1])
-            return allowed(to_atoms(found, cells, peak_radius(self.spec)), frame.sampling_A, self.spec)
+            ticket.release()
+            return to_atoms(found, cells, frame.sampling_A, self.spec)
         except DeviceError as error:
             return self._take_over(error).detect(frame)
         finally:

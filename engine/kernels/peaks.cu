@@ -4,11 +4,14 @@
 // Which of close rivals stays depends on whether a rival's rival stays: that chain has no bound, so here a rival is only
 // marked, and engine/candidates.py thins the few that are marked with the very function of the CPU path.
 //
+// Atoms with more neighbours than chemistry allows are rare too, and which of them go is decided in engine/bonds.py: here
+// it is only marked where any may be.
+//
 // Arithmetic follows NumPy's step by step: float where that computes in float32, double where in float64, no fused
 // multiply-add (compile with --fmad=false). Decisions are then bit-equal; exp differs in its last bit.
 
 enum { SCORE, PEAK, DY, DX, LOG_SIGMA, CONTAMINATION, CLASSES };
-enum { CONTAMINATED = 1, EDGE = 2, RIVAL = 64, OUTSIDE = 128 };
+enum { CONTAMINATED = 1, EDGE = 2, CROWDED = 32, RIVAL = 64, OUTSIDE = 128 };
 
 struct Candidate {
     int cell;  // row * width + column: the atomic counter gives an arbitrary order, this sorts it
@@ -24,7 +27,11 @@ struct PeaksOf {
     float sampling_A, sigma_pm, edge_A, covered;
     double radius2, agree2;  // cells^2, network pixels^2
     float log_sigma_limit;
-    int around;  // cells
+    int around;     // cells
+    int bonds;      // an atom may have so many; below 0: any number
+    float bond2;    // A^2
+    float at_home;  // network pixels
+    int near;       // cells: no two atoms that are at home lie within a bond if their cells are further apart
 };
 
 static __device__ int class_of(const float *maps, const PeaksOf &of, int at) {
@@ -86,15 +93,45 @@ static __device__ void position(const float *maps, const PeaksOf &of, int row, i
     *x = (float)(of.stride * column + centre + (double)(sum_x / sum));
 }
 
+// Pixels of the frame: outer edges of frame and network input coincide, pixel centres are integers.
+static __device__ void in_frame(const PeaksOf &of, float *y, float *x) {
+    *y = (*y + 0.5f) * of.scale_y - 0.5f;
+    *x = (*x + 0.5f) * of.scale_x - 0.5f;
+}
+
+// True where the atom may have too many neighbours, of the candidates whether they stay or not, or where its own position
+// (in network pixels) lies so far from its cell that those who look for it near that cell may miss it.
+static __device__ bool crowded(const float *maps, const float *threshold, const PeaksOf &of, int row, int column, float y,
+                               float x) {
+    if (of.bonds < 0) return false;
+    double centre = (of.stride - 1) / 2.0;
+    float off_y = (float)(y - (of.stride * row + centre)), off_x = (float)(x - (of.stride * column + centre));
+    if (!(off_y >= -of.at_home && off_y <= of.at_home && off_x >= -of.at_home && off_x <= of.at_home)) return true;
+    in_frame(of, &y, &x);
+    float y_A = y * of.sampling_A, x_A = x * of.sampling_A;
+    int neighbours = -1;  // itself
+    for (int r = row - of.near; r <= row + of.near; ++r)
+        for (int c = column - of.near; c <= column + of.near; ++c) {
+            bool exists = r >= 0 && r < of.height && c >= 0 && c < of.width;
+            if (!exists || !is_candidate(maps, threshold, of, r, c)) continue;
+            float other_y, other_x;
+            position(maps, of, r, c, &other_y, &other_x);
+            in_frame(of, &other_y, &other_x);
+            float dy = other_y * of.sampling_A - y_A, dx = other_x * of.sampling_A - x_A;
+            neighbours += dy * dy + dx * dx <= of.bond2;
+        }
+    return neighbours > of.bonds;
+}
+
 // Mean contamination of the square that reaches `around` cells to each side, or to the map's edge.
 static __device__ float covered(const float *maps, const PeaksOf &of, int row, int column) {
     int top = row < of.around ? 0 : row - of.around, left = column < of.around ? 0 : column - of.around;
     int bottom = row + of.around < of.height ? row + of.around : of.height - 1;
     int right = column + of.around < of.width ? column + of.around : of.width - 1;
-    float sum = 0;
+    double sum = 0;
     for (int y = top; y <= bottom; ++y)
         for (int x = left; x <= right; ++x) sum += maps[CONTAMINATION * of.plane + y * of.pitch + x];
-    return sum / (float)((bottom - top + 1) * (right - left + 1));
+    return (float)(sum / ((bottom - top + 1) * (right - left + 1)));
 }
 
 // 0 or more inside the frame; NaN where there is no position.
@@ -118,8 +155,8 @@ extern "C" __global__ void peaks(const float *maps, const float *threshold, cons
     if (place >= of.capacity) return;
     float y, x;
     position(maps, of, row, column, &y, &x);
-    y = (y + 0.5f) * of.scale_y - 0.5f;  // outer edges of frame and network input coincide, pixel centres are integers
-    x = (x + 0.5f) * of.scale_x - 0.5f;
+    bool many = crowded(maps, threshold, of, row, column, y, x);
+    in_frame(of, &y, &x);
     float to_edge = distance_to_edge(y, x, of);
     Candidate candidate;
     candidate.cell = index;
@@ -130,7 +167,7 @@ extern "C" __global__ void peaks(const float *maps, const float *threshold, cons
     candidate.class_id = class_of(maps, of, at);
     candidate.flags = (covered(maps, of, row, column) > of.covered ? CONTAMINATED : 0) |
                       (to_edge * of.sampling_A < of.edge_A ? EDGE : 0) | (to_edge >= 0 ? 0 : OUTSIDE) |
-                      (has_rival(maps, threshold, of, row, column) ? RIVAL : 0);
+                      (many ? CROWDED : 0) | (has_rival(maps, threshold, of, row, column) ? RIVAL : 0);
     candidate.peak = maps[PEAK * of.plane + at];
     found[1 + place] = candidate;
 }

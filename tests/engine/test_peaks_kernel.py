@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engine import Frame
-from engine.candidates import CANDIDATE, in_reading_order, parameters, peak_radius, to_atoms
+from engine.atoms import CONTAMINATED
+from engine.bonds import allowed
+from engine.candidates import CANDIDATE, CROWDED, parameters, peak_radius, to_atoms, winners
 from engine.network import Maps
 from engine.peaks import find_peaks
 from engine.prepare import Prepared
@@ -43,18 +45,23 @@ def candidates(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=Non
     return rows[1 : 1 + min(count, capacity)], count
 
 
+def in_reading_order(found, shape, radius):
+    kept = found[winners(found, shape, radius)]
+    return kept[np.argsort(kept["cell"])]
+
+
 def cells_of(rows, width):
     return np.stack(np.divmod(rows["cell"].astype(np.intp), width), axis=1)
 
 
 def expect_same(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=None, thresholds=None):
-    """Bit-equal cells, and atoms that differ by the last bits of exp only."""
+    """Bit-equal cells, and atoms that differ by the last bits of exp only, before and after chemistry has its say."""
     padded = maps.score.shape
     cells = cells or padded
     cropped = Maps(maps.values[:, : cells[0], : cells[1]])
     frame_shape = frame_shape or tuple(size * spec.stride for size in cells)
     found, _ = candidates(device, maps, spec, frame_shape, scale, cells, thresholds)
-    radius = peak_radius(spec)
+    radius, sampling_A, any_number = peak_radius(spec), spec.sampling_A / scale[0], replace(spec, bonds=None)
     peaks = find_peaks(cropped, thresholds or spec.threshold, radius)
     np.testing.assert_array_equal(cells_of(in_reading_order(found, cells, radius), cells[1]), peaks)
 
@@ -65,7 +72,7 @@ def expect_same(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=No
     for peak, row in zip(peaks, in_reading_order(found, cells, radius), strict=True):
         with np.errstate(invalid="ignore"):
             expected = refine(peak[None], cropped, frame, prepared, spec)
-        atom = to_atoms(row[None], cells, radius)
+        atom = to_atoms(row[None], cells, sampling_A, any_number)
         assert len(atom) == len(expected)
         inside += len(atom)
         np.testing.assert_allclose(atom.positions, expected.positions, rtol=1e-6, atol=1e-4)
@@ -74,9 +81,12 @@ def expect_same(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=No
             np.testing.assert_array_equal(atom.columns()[name], expected.columns()[name])
             assert atom.columns()[name].dtype == expected.columns()[name].dtype
 
-    atoms = to_atoms(found, cells, radius)
+    atoms = to_atoms(found, cells, sampling_A, any_number)
     assert len(atoms) == inside
     np.testing.assert_array_equal(np.lexsort((atoms.x, atoms.y)), np.arange(inside))
+    np.testing.assert_array_equal(
+        to_atoms(found, cells, sampling_A, spec).positions, allowed(atoms, sampling_A, spec).positions
+    )
     return atoms
 
 
@@ -134,6 +144,35 @@ class TestCandidates:
         maps.values[6:] = np.random.default_rng(seed).choice([0, 0.5, 1, np.nan], (3, 9, 11))
         expect_same(device, maps, replace(tiny_spec, classes=("Mo", "S", "S2")))
 
+    @given(
+        seed=st.integers(0, 10**6),
+        scale=st.floats(0.3, 4),
+        most=st.integers(0, 4),
+        reach_A=st.sampled_from([0.5, 1.0, 1.8]),
+        spread=st.sampled_from([0.3, 1.5, 4]),
+    )
+    def test_atoms_with_too_many_neighbours_go_as_on_the_cpu(
+        self, device, tiny_spec, seed, scale, most, reach_A, spread
+    ):
+        maps = random_maps((14, 18), seed)
+        maps.values[2:4] *= spread / 1.5
+        shape = (round(28 * scale), round(36 * scale))
+        spec = replace(tiny_spec, bonds=(most, reach_A))
+        expect_same(device, maps, spec, shape, (shape[0] / 28, shape[1] / 36))
+
+    @pytest.mark.parametrize(("apart", "crowded"), [(5, False), (4, True)])
+    def test_only_where_there_may_be_too_many_are_neighbours_looked_for(self, device, tiny_spec, apart, crowded):
+        values = np.zeros((6, 21, 21), np.float32)
+        values[:2, ::apart, ::apart] = 0.9  # cells of 0.4 A
+        found, _ = candidates(device, Maps(values), replace(tiny_spec, bonds=(3, 1.7)))
+        assert bool((found["flags"] & CROWDED).any()) is crowded
+
+    def test_as_covered_as_an_atom_may_be_is_not_covered(self, device, tiny_spec):
+        values = np.zeros((6, 40, 40), np.float32)
+        values[:2, ::4, ::4] = 0.9
+        values[5] = 0.22  # added up in float32 it would be more in some places
+        assert not (expect_same(device, Maps(values), replace(tiny_spec, covered=0.22)).flags & CONTAMINATED).any()
+
     def test_the_threshold_itself_counts_and_nan_does_not(self, device, tiny_spec):
         values = np.zeros((6, 1, 10), np.float32)
         values[1] = [0.5, 0, 0, 0.499, 0, 0, np.nan, 0, 0, 0.7]
@@ -164,3 +203,10 @@ class TestCandidates:
         arguments = np.ones((6, 3, 3), np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), values
         device.launch(stream, "peaks", 9, *map(device.constant, arguments), found)
         assert not fetched(device, stream, found).any()
+
+
+def test_atoms_of_one_y_are_sorted_by_x_then_cell(tiny_spec):
+    found = np.zeros(5, CANDIDATE)
+    found["y"], found["x"], found["cell"] = [2, 1, 1, 1, 0], [0, 5, 3, 3, 9], [9, 8, 7, 6, 5]
+    found["score"] = found["cell"]
+    assert to_atoms(found, (3, 5), 0.2, tiny_spec).score.tolist() == [5, 6, 7, 8, 9]
