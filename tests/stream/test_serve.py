@@ -21,7 +21,7 @@ import zmq
 from rich.console import Console
 
 from engine import load_detector
-from engine.errors import DeviceError
+from engine.errors import DeviceError, FrameError
 from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
 from stream import detectors, serve
@@ -163,6 +163,31 @@ class TestLostDevice:
         summary = json.loads(out.splitlines()[-1])
         assert (summary["processed"], summary["dropped"]) == (5, {})
         assert summary["backend"] == "openvino f32"
+
+
+class TestShortOfMemory:
+    def test_frames_without_memory_are_dropped_and_counted_and_the_next_are_answered(
+        self,
+        cuda_on_cpu: HostDevice,  # noqa: F811
+        tiny_model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        refusals = [FrameError("no_memory", "GPU expects free memory, got none: free some, or bin")] * 2
+
+        def before(stream: object) -> None:
+            if refusals:
+                raise refusals.pop()
+
+        spec = ModelSpec.read(tiny_model)
+        detector = GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec, before))
+        detector.settle = lambda frame: None  # type: ignore[method-assign]  # else it is that which finds none
+        monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
+        with sending(5) as endpoint:
+            more = ("--policy", "lossless", "--stop-after-frames", "5", "--json")
+            assert main(arguments(tiny_model, endpoint, *more)) == 0
+        summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (summary["received"], summary["processed"], summary["dropped"]) == (5, 3, {"no_memory": 2})
 
 
 class TestFile:
