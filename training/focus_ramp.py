@@ -16,7 +16,7 @@ from training.camera import detect
 from training.decidable import FIRST_ORDER_A
 from training.evaluate import FIELD_A, evaluation_ranges
 from training.exit_waves import Specimen
-from training.imaging import Series, Shot, draw_optics, is_decidable
+from training.imaging import Series, Shot, between, draw_optics, is_decidable
 from training.optics import Optics, odd_and_even
 from training.ranges import ImageRanges
 from training.score import BORDER_A, f1, inner, score
@@ -107,9 +107,9 @@ def _judged(
 
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = np.indices(view.shape)
-    image = _along(images, _position(rows, columns, view, angle))
+    image = between(images, _position(rows, columns, view, angle))
     at = _position(*truths[_FOCI // 2].T, view, angle)
-    truth = np.stack([_along(truths[..., axis], at) for axis in (0, 1)], axis=1)
+    truth = np.stack([between(truths[..., axis], at) for axis in (0, 1)], axis=1)
     found = _found(detector, image, ranges, view, rng)
     sharp = bounds <= MOST_BOUND_PM
     clear = sharp & [is_decidable(one, specimen, view, ranges) for one in alone]
@@ -134,13 +134,6 @@ def _position(rows: NDArray[np.generic], columns: NDArray[np.generic], view: Vie
     y, x = (part / (size - 1) - 0.5 for part, size in zip((rows, columns), view.shape, strict=True))
     across = (y * np.sin(angle) + x * np.cos(angle)) / (abs(np.sin(angle)) + abs(np.cos(angle))) + 0.5
     return np.asarray(np.clip(across, 0, 1) * (_FOCI - 1), np.float64)
-
-
-def _along(values: NDArray[np.floating], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """values[k] of each element at its place k of the ramp, linear between two."""
-    below = np.minimum(at.astype(np.intp), _FOCI - 2)
-    low, high = (np.take_along_axis(values, (below + k)[None], axis=0)[0] for k in (0, 1))
-    return np.asarray(low + (at - below) * (high - low), np.float64)
 
 
 def _found(

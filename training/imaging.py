@@ -5,6 +5,7 @@ Optics, dose and detector are drawn afresh for every frame from one generator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,9 +22,10 @@ from training.decidable import WINDOW_A
 from training.displacements import displaced
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import Optics, image_spectrum
-from training.ranges import ImageRanges, Range
+from training.ranges import ImageRanges, Range, log_uniform
 from training.view import View, draw_view, project, warp
 
+_FOCUS_STEP_A = 15.0  # between two foci the image is taken as linear
 _JUDGED_A = 36.0  # least edge of what the rule looks at: more than two windows' widths
 
 Spectrum = NDArray[np.complex64]
@@ -82,14 +84,14 @@ class Series:
     ----------
     optics, spectra, shifts_A
         Of each image; how the optics moved it.
-    bent : list of spectra, or None
-        Of the same images where the sheet lies at another height.
+    bent : tuple of Series
+        The same images where a bent sheet lies at other heights, even steps up to the last; none of an even sheet.
     """
 
     optics: tuple[Optics, ...]
     spectra: Sequence[Spectrum]
     shifts_A: Sequence[Shift]
-    bent: Sequence[Spectrum] | None = None
+    bent: tuple[Series, ...] = ()
 
     @classmethod
     def of(cls, wave: NDArray[np.complex64], optics: tuple[Optics, ...]) -> Series:
@@ -154,7 +156,7 @@ def shoot(
         if rng.random() < ranges.contamination_chance:
             wave, covered = contaminate(wave, SAMPLING_A, ranges.voltage_kV, rng)
             series = replace(series, spectra=Series.of(wave, series.optics).spectra)
-        series = replace(series, bent=_other_focus(specimen, wave, series, ranges, view, rng))
+        series = replace(series, bent=_other_heights(specimen, wave, series, ranges, view, rng))
         looks = [view] + [draw_view(specimen, ranges, field_A, rng) for _ in range(views - 1)]
         return [_look(series, specimen, covered, look, ranges, dose_e_A2, decided, rng) for look in looks]
     return []
@@ -182,21 +184,20 @@ def _look(
 ) -> Shot:
     dose = dose_e_A2 if dose_e_A2 is not None else _dose(rng, ranges.dose_e_A2)
     fall = rng.uniform(*ranges.mtf)
-    beyond = _beyond_line(look, rng) if series.bent is not None else None
+    heights = (series, *series.bent)
+    height = _beyond_line(look, rng) * len(series.bent) if series.bent else np.zeros(look.shape, np.float32)
     light = illumination(look.shape, ranges.illumination, rng)
     views = [look] if len(series.optics) == 1 else _drifting(look, ranges.drift_px, rng)
     ideal = []
     for k, view in enumerate(views):
-        image = project(series.spectra[k], view, fall)
-        if series.bent is not None and beyond is not None:
-            image = image + beyond * (project(series.bent[k], view, fall) - image)
+        image = between(np.stack([project(one.spectra[k], view, fall) for one in heights]), height)
         ideal.append(np.maximum(image * light, 0) * np.float32(dose * look.sampling_A**2))
     sampling_A = look.sampling_A * (1 + rng.uniform(-1, 1) * ranges.sampling_error)
     counts = [detect(one, ranges, rng) for one in ideal]
     pixels, mask = (counts[0], None) if len(counts) == 1 else _aligned(counts, views, series.shifts_A, ranges, rng)
     return Shot(
         frame=Frame(pixels, sampling_A, mask, dose_e_A2=dose * len(counts)),
-        positions_px=look.to_frame(specimen.positions_A + series.shifts_A[len(views) // 2]),
+        positions_px=_true_positions(specimen, look, [one.shifts_A[len(views) // 2] for one in heights], height),
         class_id=specimen.sites.class_id,
         covered=warp(covered, look, cv2.INTER_LINEAR),
         ideal=ideal[0] if len(ideal) == 1 else np.stack(ideal),
@@ -204,6 +205,24 @@ def _look(
         mtf_fall=fall,
         decidable=decided,
     )
+
+
+def between(values: NDArray[np.floating], at: NDArray[np.floating]) -> NDArray[np.floating]:
+    """values[k] of each element at its place k, linear between two: (K, ...) and (...) to (...)."""
+    if len(values) == 1:
+        return values[0]
+    below = np.minimum(at.astype(np.intp), len(values) - 2)
+    low, high = (np.take_along_axis(values, (below + k)[None], axis=0)[0] for k in (0, 1))
+    return np.asarray(low + (at - below) * (high - low), values.dtype)
+
+
+def _true_positions(
+    specimen: Specimen, look: View, shifts_A: Sequence[Shift], height: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Where the sheet's atoms lie in the frame, each moved as the optics move its height."""
+    there = np.stack([look.to_frame(specimen.positions_A + shift_A) for shift_A in shifts_A])
+    y, x = np.clip(np.rint(there[0].T).astype(np.intp), 0, np.array(look.shape)[:, None] - 1)
+    return np.stack([between(there[..., axis], height[y, x]) for axis in (0, 1)], axis=1)
 
 
 def _drifting(look: View, largest_px: float, rng: np.random.Generator) -> list[View]:
@@ -232,28 +251,38 @@ def _aligned(
     return np.stack(moved), np.any(outside, axis=0) if outside else None
 
 
-def _other_focus(
+def _other_heights(
     specimen: Specimen,
     wave: NDArray[np.complex64],
     series: Series,
     ranges: ImageRanges,
     view: View,
     rng: np.random.Generator,
-) -> Sequence[Spectrum] | None:
-    """Now and then the images at a second focus, for a bent sheet; None where they would be undecidable."""
+) -> tuple[Series, ...]:
+    """Now and then a bent sheet: its images from the focus of the series on to another, where they are decidable too.
+
+    What lies between may be the picture of another lattice: where the atoms are there, those beside it tell.
+    """
     if rng.random() >= ranges.uneven_focus_chance:
-        return None
-    away = rng.uniform(*ranges.defocus_A) - series.optics[len(series.optics) // 2].defocus_A
-    bent = Series.of(wave, tuple(replace(one, defocus_A=one.defocus_A + away) for one in series.optics))
-    return bent.spectra if is_decidable(bent, specimen, view, ranges) else None
+        return ()
+    away_A = rng.uniform(*ranges.defocus_A) - series.optics[len(series.optics) // 2].defocus_A
+    steps = max(1, math.ceil(abs(away_A) / _FOCUS_STEP_A))
+    foci = [
+        tuple(replace(one, defocus_A=one.defocus_A + away_A * k / steps) for one in series.optics)
+        for k in range(1, steps + 1)
+    ]
+    last = Series.of(wave, foci[-1])
+    return (
+        (*(Series.of(wave, focus) for focus in foci[:-1]), last) if is_decidable(last, specimen, view, ranges) else ()
+    )
 
 
 def _beyond_line(view: View, rng: np.random.Generator) -> NDArray[np.float32]:
-    """0 on one side of the field, 1 beyond a line, a smooth step between."""
+    """0 on one side of the field, 1 beyond a line, between them a step or a slope over the whole field."""
     rows, cols = np.mgrid[: view.shape[0], : view.shape[1]]
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
     across = (rows / view.shape[0] - 0.5) * np.sin(angle) + (cols / view.shape[1] - 0.5) * np.cos(angle) - offset
-    share = 1 / (1 + np.exp(-across * view.shape[0] * view.sampling_A / rng.uniform(2, 8)))
+    share = 1 / (1 + np.exp(-across * view.shape[0] * view.sampling_A / log_uniform(rng, (2.0, 20.0))))
     return np.asarray(share, np.float32)
 
 

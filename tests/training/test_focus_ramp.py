@@ -13,7 +13,8 @@ from tests.training.specimens import ROUND
 from training import focus_ramp
 from training.decidable import FIRST_ORDER_A
 from training.exit_waves import Specimen
-from training.focus_ramp import _FOCI, Ramp, _along, _f1_where, _position, ramps, summarise_ramps, zero_contrast_A
+from training.focus_ramp import _FOCI, Ramp, _f1_where, _position, ramps, summarise_ramps, zero_contrast_A
+from training.imaging import between
 from training.optics import Optics, wavelength_A
 from training.view import View
 
@@ -43,7 +44,7 @@ def test_the_ramp_is_linear_between_foci_and_runs_over_the_whole_field() -> None
     at = _position(rows, columns, VIEW, 0.7)
     assert (at.min(), at.max()) == pytest.approx((0, _FOCI - 1))
     images = np.arange(_FOCI)[:, None, None] * np.ones((1, *VIEW.shape))
-    np.testing.assert_allclose(_along(images, at), at)
+    np.testing.assert_allclose(between(images, at), at)
 
 
 def test_only_what_lies_between_clear_foci_is_judged() -> None:

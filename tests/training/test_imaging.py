@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.training.specimens import CELL_A, ROUND, thin
 from training.camera import detect
 from training.exit_waves import SAMPLING_A, Specimen
-from training.imaging import Shot, draw_optics, shoot
+from training.imaging import Shot, between, draw_optics, shoot
 from training.ranges import ImageRanges
 from training.view import View, draw_view, project
 
@@ -223,11 +223,28 @@ class TestShoot:
         assert not clean.covered.any()
         assert 0.02 < (dirty.covered > 0.5).mean() < 0.9
 
-    def test_a_bent_sheet_has_two_focuses(self, specimens: list[Specimen]) -> None:
+    def test_a_bent_sheet_has_many_focuses(self, specimens: list[Specimen]) -> None:
         ranges = replace(ROUND, defocus_A=(-90.0, -40.0), mtf=(0.0, 0.0), sampling_A=(0.2, 0.2))
         flat, bent = (shot(specimens[0], replace(ranges, uneven_focus_chance=p), 1, dose_e_A2=1e4) for p in (0.0, 1.0))
         assert flat.optics == bent.optics
         assert np.abs(bent.ideal / flat.ideal - 1).max() > 0.01
+
+    @pytest.mark.parametrize("seed", [1, 3, 5])  # foci far from each other
+    def test_its_atoms_are_where_a_tilted_beam_moves_them_at_their_height(self, scattered: Specimen, seed: int) -> None:
+        ranges = replace(IDEAL_DETECTOR, defocus_A=(-110.0, -40.0), tilt_mrad=12.0, blur_A=(0.0, 0.0), mtf=(0.0, 0.0))
+        ranges = replace(ranges, sampling_A=(0.12, 0.12), uneven_focus_chance=1.0, rule=lambda *_: True)
+        frame = shot(scattered, ranges, seed, dose_e_A2=1e4)
+        even = shot(scattered, replace(ranges, uneven_focus_chance=0.0), seed, dose_e_A2=1e4)
+        assert np.abs(frame.positions_px - even.positions_px).max() * 0.12 > 0.1
+        truth = well_inside(frame)
+        assert np.abs(peaks(frame.ideal, truth, 4) - truth).max() * 0.12 < 0.03
+
+
+def test_between_is_linear() -> None:
+    values = np.array([[0.0, 10.0], [1.0, 20.0], [3.0, 30.0]])
+    np.testing.assert_allclose(between(values, np.array([0.5, 2.0])), [0.5, 30.0])
+    np.testing.assert_allclose(between(values, np.array([1.5, 1.0])), [2.0, 20.0])
+    np.testing.assert_allclose(between(values[:1], np.array([0.7, 0.0])), [0.0, 10.0])
 
 
 def test_optics_stay_within_their_ranges() -> None:
