@@ -1,5 +1,8 @@
 """Engines as a stand-in runs them: cached, built for other sizes beside the stream; one is built for real."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from threading import Event
 
@@ -13,6 +16,30 @@ from engine.tensorrt_engine import EngineSource
 from engine.tensorrt_network import TensorRtNetwork
 from tests.conftest import TINY, tiny_network
 from tests.engine.fake_tensorrt import ANY, EXACT, arrays
+
+ENDING = """
+import sys, time
+from types import SimpleNamespace
+from engine import FrameError, tensorrt_network
+from engine.shipped import find_spec
+from engine.tensorrt_build import ShapeRange, build
+from engine.tensorrt_module import find_tensorrt
+
+def load(device, source, ranges, wanted=None):
+    while wanted is not None:  # one build after the other
+        build(source.edition, onnx, ranges, channels=1, maps=6, wanted=wanted)
+    return SimpleNamespace(try_once=lambda: None, profile_for=lambda size: None)
+
+onnx = find_spec("graphene").with_suffix(".onnx").read_bytes()
+tensorrt_network.load_engine = load
+source = SimpleNamespace(edition=find_tensorrt(), precision="f32")
+network = tensorrt_network.TensorRtNetwork(None, source, ())
+try:
+    network.ready((512, 512))
+except FrameError:
+    time.sleep(0.5)
+    sys.exit(3)
+"""
 
 
 def made(calls):
@@ -101,10 +128,64 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="none yet"):
             network.ready(sizes[0])
 
+    def test_a_build_that_fails_is_told_with_the_frame_and_tried_again_minutes_later(self, fake):
+        now_s = [1000.0]
+        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        fake.refuses["build"] = "no room"
+        with pytest.raises(FrameError, match="it is being built"):
+            network.ready((512, 512))
+        network.finish()
+        for now_s[0] in (1000.0, 1150.0, 1299.0):  # and not tried again with every frame
+            with pytest.raises(FrameError, match=r"got no room: .* tried again 5 minutes after it failed") as caught:
+                network.ready((512, 512))
+            assert caught.value.reason == "no_engine"
+        assert made(fake.calls).count("build") == 2
+        network.ready((64, 64))
+        now_s[0] = 1300.0
+        fake.refuses.clear()
+        with pytest.raises(FrameError, match="it is being built"):
+            network.ready((512, 512))
+        network.finish()
+        network.ready((512, 512))
+
+    def test_one_that_fails_again_is_waited_for_again(self, fake):
+        now_s = [0.0]
+        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        fake.refuses["build"] = "no room"
+        for now_s[0] in (0.0, 300.0):
+            with pytest.raises(FrameError, match="it is being built"):
+                network.ready((512, 512))
+            network.finish()
+            with pytest.raises(FrameError, match="tried again"):
+                network.ready((512, 512))
+
     def test_a_size_that_was_not_made_ready_is_no_crash(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
         with pytest.raises(ModelError, match="call ready first"):
             network.bind(3, *arrays(128, 128))
+
+    def test_closing_ends_the_build(self, fake, held):
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        held()
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        network.close()
+        assert not network._building.is_alive()
+        assert "BuildCanceled" in network._refused[128, 128].reason
+
+    def test_so_does_the_end_of_the_process_where_nobody_closed(self, fake, held):
+        """TensorRT calls our logger from the build: in an interpreter that ends that aborts the process."""
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        held()
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        tensorrt_network._end_builds()
+        assert not network._building.is_alive()
+
+    def test_a_process_ends_as_it_wants_to_with_a_build_under_way(self, edition):
+        """For real: without the wait TensorRT for RTX takes most such processes down."""
+        ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (3, "")
 
     def test_a_step_that_takes_long_is_not_waited_for(self, fake, monkeypatch, caplog):
         step = Event()
@@ -119,6 +200,22 @@ class TestOtherSizes:
         step.set()
         network.finish()
 
+    def test_no_graph_is_captured_while_an_engine_is_built(self, fake, held):
+        """For whichever network: a build synchronises the GPU, and captures of all threads end with error 900."""
+        network, other = (TensorRtNetwork(fake.device, fake.source, (EXACT,)) for _ in range(2))
+        assert network.capturable
+        event = held()
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        assert not network.capturable
+        while not tensorrt_engine.any_loading():
+            time.sleep(0.001)
+        assert not other.capturable
+        event.set()
+        network.finish()
+        assert network.capturable
+        assert other.capturable
+
     @pytest.mark.parametrize("error", [DeviceError, OSError, MemoryError, RuntimeError])
     def test_no_build_is_begun_again_with_every_frame_whatever_ended_it(self, fake, monkeypatch, error):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
@@ -130,7 +227,7 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="none yet"):
             network.ready((128, 128))
         network.finish()
-        with pytest.raises(FrameError, match="no such thing, then restart") as caught:
+        with pytest.raises(FrameError, match="no such thing; it is tried again") as caught:
             network.ready((128, 128))
         assert caught.value.reason == "no_engine"
 
