@@ -37,7 +37,7 @@ class CupyDevice:
     index : int
         Which of several.
     memory_MB : float, optional
-        Most that our arrays may take of the GPU's memory; TensorRT's share is beside it.
+        Most that our arrays may take of the GPU's memory, with what TensorRT works in; its weights are beside that.
     """
 
     def __init__(self, index: int = 0, memory_MB: float | None = None) -> None:

@@ -28,6 +28,7 @@ PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that chang
 
 _LIKELY = 8  # of so many cells one holds a candidate, at most; more are fetched in a second step
 _LEAST_ROWS = 1024
+_CAPTURE_AGAIN = 100  # runs after one that could not be captured: what was in its way is soon over, and a try is cheap
 _LOG = logging.getLogger("atomstream")
 
 
@@ -40,7 +41,7 @@ class DeviceNetwork(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether a run can be part of a graph."""
+        """Whether a run can become part of a graph now; may change from run to run."""
 
     def ready(self, size: tuple[int, int]) -> None:
         """Return where this size can be run; FrameError where it cannot yet."""
@@ -166,7 +167,7 @@ class Plan:
                 capacity=count,
             )
         )
-        self._capturable = network.capturable
+        self._runs, self._capture_from = 0, 0
         self._enqueue: Callable[[Stream], None] | None = None
         self.free: SimpleQueue[Place] = SimpleQueue()
         for _ in range(PLACES):
@@ -179,9 +180,10 @@ class Plan:
 
     def run(self, stream: Stream, place: Place) -> None:
         """Put a frame into the stream, from its raw pixels on the device to its candidates in host memory."""
+        self._runs += 1
         place.runs += 1
         # The first run makes contexts and compiles; then the launches of a place never change, and become one graph.
-        if self._capturable and place.graph is None and place.runs > 1:
+        if place.graph is None and place.runs > 1 and self._may_capture():
             place.graph = self._capture(stream, place)
         if place.graph is not None:
             place.graph()
@@ -189,12 +191,17 @@ class Plan:
             self._steps(stream, place)
         self._device.download(stream, place.found_host, place.head)
 
+    def _may_capture(self) -> bool:
+        return self._runs >= self._capture_from and self._network.capturable
+
     def _capture(self, stream: Stream, place: Place) -> Callable[[], None] | None:
         try:
             return self._device.capture(stream, lambda: self._steps(stream, place))
         except DeviceError as error:
-            _LOG.warning("No CUDA graph, launches go one by one: %s", error)
-            self._capturable = False
+            # Once: where it never can be, every hundredth frame would say so.
+            level = logging.DEBUG if self._capture_from else logging.WARNING
+            _LOG.log(level, "No CUDA graph for now, launches go one by one: %s", error)
+            self._capture_from = self._runs + _CAPTURE_AGAIN
             return None
 
     def steps(self, stream: Stream, place: Place) -> dict[str, Callable[[], None]]:

@@ -1,7 +1,7 @@
 """Built engines on disk: each under its key, trusted only where key, content and owner are right, else built anew.
 
-A file is a line of JSON (the key and a hash of what follows) and the engine. An engine is code for the GPU: a file that
-somebody else could have written is not loaded.
+A file is a line of JSON (the key and a hash of what follows) and the engine, or the kernels that were compiled as it
+ran. Both are code for the GPU: a file that somebody else could have written is not loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 from engine.errors import FileError
 from engine.tensorrt_build import ShapeRange
 
-_FORMAT = 2  # of the key, and of what `build` asks for whatever the key
+ENGINE, KERNELS = "engine", "kernels"  # what is kept under a key
+
+_FORMAT = 3  # of the key, and of what `build` asks for whatever the key
 _MOST_BYTES = 4 << 30  # no engine of ours; keeps a file that is no cache from filling the memory
 _LOG = logging.getLogger("atomstream")
 
@@ -56,8 +58,12 @@ class EngineKey:
 
     @property
     def file_name(self) -> str:
-        """Its file: another key is another file."""
-        return f"{hashlib.sha256(self.as_json().encode()).hexdigest()[:24]}.engine"
+        """The engine's file: another key is another file."""
+        return self.file_of(ENGINE)
+
+    def file_of(self, part: str) -> str:
+        """The name of the file that a part is kept in."""
+        return f"{hashlib.sha256(self.as_json().encode()).hexdigest()[:24]}.{part}"
 
 
 class EngineCache:
@@ -72,28 +78,25 @@ class EngineCache:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
 
-    def load(self, key: EngineKey) -> bytes | None:
-        """The engine of this key; None where there is none that can be trusted, and the log says why."""
-        path = self.folder / key.file_name
+    def load(self, key: EngineKey, part: str = ENGINE) -> bytes | None:
+        """The engine of this key, or its kernels; None where none can be trusted, and the log says why."""
+        path = self.folder / key.file_of(part)
         try:
             content = _read_private(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            _LOG.warning("%s: expected a cached engine, got %s: it is built again", path, error.strerror or error)
+            _LOG.warning("%s: expected a cached %s, got %s: built again", path, part, error.strerror or error)
             return None
-        header, _, engine = content.partition(b"\n")
-        want = _header(key, engine)
-        if header != want:
-            _LOG.warning(
-                "%s: expected the engine of this GPU and model, got another or a damaged one: built again", path
-            )
+        header, _, kept = content.partition(b"\n")
+        if header != _header(key, part, kept):
+            _LOG.warning("%s: expected the %s of this GPU and model, got another or damaged: built again", path, part)
             return None
-        return engine
+        return kept
 
-    def store(self, key: EngineKey, engine: bytes) -> None:
-        """Keep an engine; a folder that cannot be written to is said and costs a build at the next start."""
-        self._write(key.file_name, _header(key, engine) + b"\n" + engine)
+    def store(self, key: EngineKey, content: bytes, part: str = ENGINE) -> None:
+        """Keep an engine, or its kernels; a folder that cannot be written to is said and costs it at the next start."""
+        self._write(key.file_of(part), _header(key, part, content) + b"\n" + content)
 
     def load_timing(self, gpu: str, tensorrt: str) -> bytes:
         """What builds on this GPU have learnt; empty where nothing can be trusted. TensorRT checks it once more."""
@@ -147,8 +150,8 @@ def _read_private(path: Path) -> bytes:
         return file.read()
 
 
-def _header(key: EngineKey, engine: bytes) -> bytes:
-    return json.dumps({"key": key.as_json(), "sha256": hashlib.sha256(engine).hexdigest()}).encode()
+def _header(key: EngineKey, part: str, content: bytes) -> bytes:
+    return json.dumps({"key": key.as_json(), "part": part, "sha256": hashlib.sha256(content).hexdigest()}).encode()
 
 
 def _timing_name(gpu: str, tensorrt: str) -> str:

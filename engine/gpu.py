@@ -20,8 +20,9 @@ from engine.network import map_count
 from engine.shipped import find_spec, verified_weights
 from engine.spec import ModelSpec
 from engine.tensorrt_build import ShapeRange
+from engine.tensorrt_engine import EngineSource
 from engine.tensorrt_module import find_tensorrt
-from engine.tensorrt_network import EngineSource, TensorRtNetwork
+from engine.tensorrt_network import TensorRtNetwork
 
 PRECISIONS = ("auto", "f32", "f16", "int8")
 

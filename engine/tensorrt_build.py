@@ -5,6 +5,7 @@ Building takes seconds to minutes and blocks; `tensorrt` needs a GPU for it, `te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ def build(
     maps: int,
     timing: bytes = b"",
     workspace_MB: float = 2048,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Built:
     """Build an engine with one optimisation profile for each range, in this order.
 
@@ -59,6 +61,8 @@ def build(
         Of an earlier build on this GPU; what does not fit is left out.
     workspace_MB : float
         Most device memory that a layer may work in.
+    wanted : callable
+        Asked at each step of the build, which fails once it says no; from threads of TensorRT.
 
     Raises
     ------
@@ -75,6 +79,8 @@ def build(
     _expect_channels(network, edition, channels, maps)
     config = builder.create_builder_config()
     _round_nothing(edition, config)
+    _take_less_for_less(edition, config)
+    config.progress_monitor = edition.monitor(wanted)
     config.set_memory_pool_limit(edition.module.MemoryPoolType.WORKSPACE, int(workspace_MB * 1e6))
     for size_range in ranges:
         _add_profile(builder, config, channels, size_range)
@@ -124,6 +130,13 @@ def _round_nothing(edition: Edition, config: Any) -> None:
     tf32 = getattr(edition.module.BuilderFlag, "TF32", None)
     if tf32 is not None:
         config.clear_flag(tf32)
+
+
+def _take_less_for_less(edition: Edition, config: Any) -> None:
+    """Activations by the shape that is run: else smaller strips would find no memory where larger ones found none."""
+    feature = getattr(edition.module.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if feature is not None:
+        config.set_preview_feature(feature, True)
 
 
 def _add_profile(builder: Any, config: Any, channels: int, size_range: ShapeRange) -> None:

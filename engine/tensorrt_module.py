@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from engine.errors import ModelError, one_line
 INSTALL = "pip install atomstream[gpu], or where it cannot be had atomstream[gpu-rtx]"
 
 _MODULES = ("tensorrt", "tensorrt_rtx")  # in this order: the first runs on every GPU from sm_75 on
-_OLDEST = 10  # strong typing came with it
+_OLDEST = (10, 10)  # since then a context takes memory for the shape that it runs, not for the largest
 _LOG = logging.getLogger("atomstream")
 
 
@@ -47,13 +48,21 @@ class Edition:
         """Whether a run may be part of our graph. RTX goes on compiling for a shape, and makes graphs of its own."""
         return not self.rtx
 
-    def context(self, engine: Any) -> Any:
-        """An execution context of an engine; None where its activations find no room."""
+    def context(self, engine: Any, kernels: Any) -> Any:
+        """An execution context of an engine, to which we give the memory that it works in; None where there is none."""
+        # Unless told, a context takes memory of its own, outside our limit, and as much as the largest size needs.
+        ours = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self.rtx:
-            return engine.create_execution_context()
+            return engine.create_execution_context(ours)
         config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(ours)
         config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config.set_runtime_cache(kernels)
         return engine.create_execution_context(config)
+
+    def kernels(self, engine: Any) -> Any:
+        """What keeps the kernels that RTX compiles as an engine runs; None of the others, which have them built in."""
+        return engine.create_runtime_config().create_runtime_cache() if self.rtx else None
 
     @property
     def network_flags(self) -> int:
@@ -64,6 +73,10 @@ class Edition:
     def logger(self) -> Any:
         """A logger that keeps the errors, for what is told to the user, and passes warnings on."""
         return _logger_class(self.module)()
+
+    def monitor(self, wanted: Callable[[], bool]) -> Any:
+        """What ends a build at its next step once it is not wanted any more."""
+        return _monitor_class(self.module)(wanted)
 
 
 def find_tensorrt() -> Edition:
@@ -81,8 +94,8 @@ def edition_of(module: Any) -> Edition:
     """What is known of an imported module; ModelError where it is too old."""
     version = str(module.__version__)
     is_rtx = module.__name__ == "tensorrt_rtx"
-    if not is_rtx and int(version.split(".")[0]) < _OLDEST:
-        raise ModelError(f"Expected TensorRT {_OLDEST} or newer, got {version}: {INSTALL}")
+    if not is_rtx and tuple(map(int, version.split(".")[:2])) < _OLDEST:
+        raise ModelError(f"Expected TensorRT {_OLDEST[0]}.{_OLDEST[1]} or newer, got {version}: {INSTALL}")
     module.Builder, module.Runtime  # noqa: B018 - AttributeError where the module is a stub
     return Edition(module, f"{module.__name__} {version}", is_rtx)
 
@@ -107,3 +120,23 @@ def _logger_class(module: Any) -> Any:
             return self.errors[-1][:300] if self.errors else "no reason"
 
     return Logger
+
+
+def _monitor_class(module: Any) -> Any:
+    """As the logger's; its methods are called from threads of TensorRT."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self, wanted: Callable[[], bool]) -> None:
+            module.IProgressMonitor.__init__(self)
+            self._wanted = wanted
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._wanted()
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Monitor

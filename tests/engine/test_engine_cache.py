@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.engine_cache import EngineCache, EngineKey, default_folder
+from engine.engine_cache import KERNELS, EngineCache, EngineKey, default_folder
 from engine.tensorrt_build import ShapeRange
 
 KEY = EngineKey("H200 sm_90", "tensorrt 11.4", "0" * 64, (ShapeRange((16, 16), (64, 64), (256, 256)),), "f16", 2048)
@@ -16,6 +16,15 @@ def test_what_was_stored_is_loaded(cache):
     cache.store(KEY, ENGINE)
     assert cache.load(KEY) == ENGINE
     assert EngineCache(cache.folder).load(KEY) == ENGINE
+
+
+def test_kernels_lie_beside_their_engine_and_neither_is_taken_for_the_other(cache):
+    cache.store(KEY, ENGINE)
+    assert cache.load(KEY, KERNELS) is None
+    cache.store(KEY, b"kernels", KERNELS)
+    assert (cache.load(KEY), cache.load(KEY, KERNELS)) == (ENGINE, b"kernels")
+    (cache.folder / KEY.file_name).replace(cache.folder / KEY.file_of(KERNELS))
+    assert cache.load(KEY, KERNELS) is None
 
 
 @pytest.mark.parametrize(

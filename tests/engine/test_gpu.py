@@ -13,6 +13,8 @@ from engine.network import map_count
 from engine.spec import ModelSpec, file_sha256
 from tests.cuda_on_cpu import HostDevice
 
+RUNS = SimpleNamespace(try_once=lambda: None, keep=lambda: None)  # an engine that no GPU is needed for
+
 
 class Idle:
     """A DeviceNetwork that is never run."""
@@ -203,9 +205,12 @@ class TestNetwork:
         spec = ModelSpec.read(tiny_model)
         network = network_bytes(spec, tiny_model.parent, "f16")
         seen = []
-        monkeypatch.setattr(
-            "engine.tensorrt_network._Engine", lambda device, source, engine, ranges: seen.append(engine)
-        )
+
+        def load(device, source, engine, ranges):
+            seen.append(engine)
+            return RUNS
+
+        monkeypatch.setattr("engine.tensorrt_engine.Engine", load)
         for _ in range(2):
             opened = open_tensorrt(HostDevice({}), spec, network, "f16", 2000, cache)
             assert opened.backend == f"{edition.name} f16"
@@ -222,7 +227,7 @@ class TestAhead:
         monkeypatch.setattr(gpu, "obstacle", lambda: None)
         monkeypatch.setattr(gpu, "usable_gpus", lambda: (0, 1))
         monkeypatch.setattr(gpu, "CupyDevice", lambda index, memory_MB: HostDevice({}))
-        monkeypatch.setattr("engine.tensorrt_network._Engine", lambda *arguments: None)
+        monkeypatch.setattr("engine.tensorrt_engine.Engine", lambda *arguments: RUNS)
 
     def test_what_was_built_ahead_is_what_is_loaded_later(self, tiny_model, tmp_path, monkeypatch):
         built = build_ahead(tiny_model)
@@ -233,7 +238,7 @@ class TestAhead:
         def refuse(*arguments, **options):
             raise AssertionError("built once more")
 
-        monkeypatch.setattr("engine.tensorrt_network.build", refuse)
+        monkeypatch.setattr("engine.tensorrt_engine.build", refuse)
         with load_on_gpu(ModelSpec.read(tiny_model), tiny_model.parent) as loaded:
             assert loaded.backend.endswith("f16, CPU sm_0")
         assert build_ahead(tiny_model) == built

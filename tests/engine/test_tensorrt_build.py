@@ -89,6 +89,27 @@ class TestBuild:
         _round_nothing(edition, config)
         assert not config.get_flag(parts.BuilderFlag.TF32)
 
+    def test_what_a_run_works_in_follows_its_shape(self, edition):
+        from engine.tensorrt_build import _take_less_for_less
+
+        parts = edition.module
+        config = parts.Builder(edition.logger()).create_builder_config()
+        feature = parts.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10
+        config.set_preview_feature(feature, False)  # as it is in TensorRT unless told; RTX begins with it
+        _take_less_for_less(edition, config)
+        assert config.get_preview_feature(feature)
+
+    def test_one_that_is_not_wanted_any_more_ends_at_its_next_step(self, edition, network):
+        asked = []
+
+        def wanted():
+            asked.append(len(asked))
+            return len(asked) < 5
+
+        with pytest.raises(ModelError, match=r"to build an engine, got .*[Cc]ancel"):
+            build(edition, network, (ANY,), channels=1, maps=6, wanted=wanted)
+        assert len(asked) == 5
+
     def test_a_build_that_fails_says_why(self, edition, network):
         with pytest.raises(ModelError, match=r"to build an engine, got .*no optimization profile"):
             built(edition, network, ())
@@ -116,7 +137,7 @@ class TestEditions:
     @pytest.mark.parametrize(
         ("made", "name", "rtx"),
         [
-            (module(version="10.9.0.34"), "tensorrt 10.9.0.34", False),
+            (module(version="10.13.3.9"), "tensorrt 10.13.3.9", False),
             (module(), "tensorrt 11.4.0", False),
             (module("tensorrt_rtx", "1.7.1.116"), "tensorrt_rtx 1.7.1.116", True),
         ],
@@ -125,12 +146,25 @@ class TestEditions:
         edition = edition_of(made)
         assert (edition.name, edition.times_kernels, edition.capturable) == (name, not rtx, not rtx)
 
-    def test_rtx_makes_graphs_of_its_own(self):
-        engine = SimpleNamespace(create_runtime_config=SimpleNamespace, create_execution_context=lambda *config: config)
-        strategies = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
-        (config,) = Edition(module("tensorrt_rtx", "1.7", CudaGraphStrategy=strategies), "rtx", True).context(engine)
+    def test_contexts_work_in_our_memory_and_rtx_makes_graphs_of_its_own(self):
+        parts = {
+            "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="ours"),
+            "CudaGraphStrategy": SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole"),
+        }
+        told = {}
+        config = SimpleNamespace(
+            set_execution_context_allocation_strategy=lambda strategy: told.update(strategy=strategy),
+            create_runtime_cache=lambda: "kernels",
+            set_runtime_cache=lambda cache: told.update(cache=cache),
+        )
+        engine = SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda how: how)
+        rtx = Edition(module("tensorrt_rtx", "1.7", **parts), "rtx", True)
+        assert rtx.context(engine, rtx.kernels(engine)) is config
+        assert told == {"strategy": "ours", "cache": "kernels"}
         assert config.cuda_graph_strategy == "whole"
-        assert Edition(module(), "tensorrt 11", False).context(engine) == ()
+        other = Edition(module(**parts), "tensorrt 11", False)
+        assert other.context(engine, other.kernels(engine)) == "ours"
+        assert other.kernels(engine) is None
 
     def test_strong_typing_is_asked_for_where_it_can_be(self):
         old = Edition(module(NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1)), "tensorrt 10", False)
@@ -138,8 +172,9 @@ class TestEditions:
         assert (old.network_flags, new.network_flags) == (2, 0)
 
     def test_one_that_is_too_old_is_refused(self):
-        with pytest.raises(ModelError, match=r"Expected TensorRT 10 or newer, got 8\.6\.1: pip install"):
-            edition_of(module(version="8.6.1"))
+        for version in ("8.6.1", "10.9.0.34"):
+            with pytest.raises(ModelError, match=rf"Expected TensorRT 10\.10 or newer, got {version}: pip install"):
+                edition_of(module(version=version))
 
     def test_none_is_told_with_the_command_that_installs_one(self, monkeypatch):
         for name in ("tensorrt", "tensorrt_rtx"):
@@ -186,15 +221,21 @@ class TestEditions:
 def test_the_installed_edition_has_what_is_asked_of_it(edition):
     """By name: only a GPU could call it."""
     parts = edition.module
-    for name in ("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3"):
+    for name in ("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3", "set_device_memory"):
         assert callable(getattr(parts.IExecutionContext, name))
     assert callable(parts.IExecutionContext.set_optimization_profile_async)
+    assert callable(parts.IExecutionContext.update_device_memory_size_for_shapes)
+    assert hasattr(parts.ExecutionContextAllocationStrategy, "USER_MANAGED")
     assert callable(parts.Runtime.deserialize_cuda_engine)
     assert callable(parts.ICudaEngine.create_execution_context)
     if edition.rtx:
         assert callable(parts.ICudaEngine.create_runtime_config)
         assert hasattr(parts.IRuntimeConfig, "cuda_graph_strategy")
         assert hasattr(parts.CudaGraphStrategy, "WHOLE_GRAPH_CAPTURE")
+        for name in ("set_execution_context_allocation_strategy", "create_runtime_cache", "set_runtime_cache"):
+            assert callable(getattr(parts.IRuntimeConfig, name))
+        assert callable(parts.IRuntimeCache.serialize)
+        assert callable(parts.IRuntimeCache.deserialize)
 
 
 def test_the_logger_keeps_errors_in_one_line(edition):

@@ -1,149 +1,57 @@
-"""The run half against a runtime that only keeps what it is told; the build half before it is real where it can be."""
+"""Engines as a stand-in runs them: cached, built for other sizes beside the stream; one is built for real."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from threading import Event
-from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import pytest
 
-from engine import FrameError, ModelError, tensorrt_network
+from engine import FrameError, ModelError, tensorrt_engine, tensorrt_network
 from engine.device_plan import PLANS
 from engine.errors import DeviceError
-from engine.tensorrt_build import Built, ShapeRange
-from engine.tensorrt_module import Edition
-from engine.tensorrt_network import EngineSource, TensorRtNetwork
+from engine.tensorrt_build import ShapeRange
+from engine.tensorrt_engine import EngineSource
+from engine.tensorrt_network import TensorRtNetwork
 from tests.conftest import TINY, tiny_network
-from tests.cuda_on_cpu import HostDevice
+from tests.engine.fake_tensorrt import ANY, EXACT, arrays
 
-EXACT, ANY = ShapeRange((64, 64), (64, 64), (64, 64)), ShapeRange((16, 16), (64, 64), (256, 256))
+ENDING = """
+import sys, time
+from types import SimpleNamespace
+from engine import FrameError, tensorrt_network
+from engine.shipped import find_spec
+from engine.tensorrt_build import ShapeRange, build
+from engine.tensorrt_module import find_tensorrt
 
+def load(device, source, ranges, wanted=None):
+    while wanted is not None:  # one build after the other
+        build(source.edition, onnx, ranges, channels=1, maps=6, wanted=wanted)
+    return SimpleNamespace(try_once=lambda: None, profile_for=lambda size: None)
 
-class FakeContext:
-    """Keeps every call; says no to what is in `refuses`."""
-
-    def __init__(self, calls, refuses):
-        self.calls, self.refuses, self.shape = calls, refuses, None
-
-    def set_optimization_profile_async(self, profile, stream):
-        self.calls.append(("profile", profile, stream))
-        return "profile" not in self.refuses
-
-    def set_input_shape(self, name, shape):
-        self.calls.append(("shape", name, shape))
-        self.shape = shape
-        return "shape" not in self.refuses
-
-    def get_tensor_shape(self, name):
-        return (1, 6, self.shape[2] // 2, self.shape[3] // 2)
-
-    def set_tensor_address(self, name, address):
-        self.calls.append(("address", name, address))
-        return "address" not in self.refuses
-
-    def execute_async_v3(self, stream):
-        self.calls.append(("execute", stream))
-        return "execute" not in self.refuses
+onnx = find_spec("graphene").with_suffix(".onnx").read_bytes()
+tensorrt_network.load_engine = load
+source = SimpleNamespace(edition=find_tensorrt(), precision="f32")
+network = tensorrt_network.TensorRtNetwork(None, source, ())
+try:
+    network.ready((512, 512))
+except FrameError:
+    time.sleep(0.5)
+    sys.exit(3)
+"""
 
 
-class FakeRuntime:
-    """Loads what was built by `fake_build`; nothing else."""
-
-    def __init__(self, logger, calls, refuses):
-        self.logger, self.calls, self.refuses = logger, calls, refuses
-
-    def deserialize_cuda_engine(self, content):
-        self.calls.append(("load", content))
-        if not content.startswith(b"engine") or "load" in self.refuses:
-            self.logger.log("error", "magic tag\ndoes not match")
-            return None
-        context = None if "context" in self.refuses else FakeContext(self.calls, self.refuses)
-        return SimpleNamespace(create_execution_context=lambda: context)
-
-
-@pytest.fixture
-def fake(monkeypatch, cache):
-    """A source whose builds and runs are kept in `calls`; `refuses` says what fails."""
-    calls, refuses = [], set()
-    module = ModuleType("tensorrt")
-    module.ILogger = type("ILogger", (), {"ERROR": "error", "INTERNAL_ERROR": "internal", "WARNING": "warning"})
-    module.Runtime = lambda logger: FakeRuntime(logger, calls, refuses)
-
-    def fake_build(edition, onnx, ranges, **options):
-        calls.append(("build", ranges))
-        if "build" in refuses:
-            raise ModelError("Expected tensorrt 11 to build an engine, got no room: free GPU memory")
-        return Built(b"engine for " + repr(ranges).encode(), b"timings")
-
-    monkeypatch.setattr(tensorrt_network, "build", fake_build)
-    edition = Edition(module, "tensorrt 11", rtx=False)
-    source = EngineSource(edition, "H200 sm_90", b"onnx", "f16", 1, 6, cache)
-    return SimpleNamespace(source=source, calls=calls, refuses=refuses, device=HostDevice({}))
-
-
-def arrays(height=64, width=64):
-    return np.zeros((1, 1, height, width), np.float32), np.zeros((1, 6, height // 2, width // 2), np.float32)
-
-
-class TestRun:
-    def test_addresses_shapes_order_and_stream(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
-        fake.calls.clear()
-        pixels, maps = arrays()
-        enqueue = network.bind(3, pixels, maps)
-        assert fake.calls == [
-            ("profile", 0, 1003),
-            ("shape", "frame", (1, 1, 64, 64)),
-            ("address", "frame", pixels.ctypes.data),
-            ("address", "maps", maps.ctypes.data),
-        ]
-        fake.calls.clear()
-        for stream in (3, 4):
-            enqueue(stream)
-        assert fake.calls == [("execute", 1003), ("execute", 1004)]  # nothing is told to a context that runs
-        assert network.backend == "tensorrt 11 f16"
-
-    def test_each_binding_has_a_context_of_its_own_in_the_first_profile_that_fits(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
-        first = network.bind(3, *arrays())
-        network.bind(3, *arrays(128, 128))
-        fake.calls.clear()
-        first(3)
-        assert fake.calls == [("execute", 1003)]
-        network.bind(3, *arrays())
-        network.bind(3, *arrays(128, 64))
-        assert [call[1] for call in fake.calls if call[0] == "profile"] == [0, 1]
-
-    def test_nothing_is_synchronised(self, fake):
-        TensorRtNetwork(fake.device, fake.source, (ANY,)).bind(3, *arrays())(3)
-        assert fake.device.log == []
-
-    def test_maps_of_another_shape_are_refused_before_a_run(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        with pytest.raises(ModelError, match=r"Expected maps of \(1, 6, 16, 16\), got \(1, 6, 32, 32\)"):
-            network.bind(3, arrays()[0], arrays(32, 32)[1])
-        assert not [call for call in fake.calls if call[0] == "execute"]
-
-    @pytest.mark.parametrize("what", ["profile", "address", "execute"])
-    def test_what_the_runtime_refuses_is_a_device_error(self, fake, what):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        fake.refuses.add(what)
-        with pytest.raises(DeviceError, match=r"Expected tensorrt 11 to take .*, got no reason: restart"):
-            network.bind(3, *arrays())(3)
-
-    def test_no_room_for_a_context_drops_the_frame(self, fake):
-        fake.refuses.add("context")
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        with pytest.raises(FrameError, match="GPU expects free memory") as caught:
-            network.bind(3, *arrays())(3)
-        assert caught.value.reason == "no_memory"
+def made(calls):
+    """Which engines were built and loaded, without what was run of them."""
+    return [call[0] for call in calls if call[0] in ("build", "load")]
 
 
 class TestCache:
     def test_built_once_then_loaded(self, fake):
         for _ in range(2):
             TensorRtNetwork(fake.device, fake.source, (ANY,))
-        assert [call[0] for call in fake.calls] == ["build", "load", "load"]
+        assert made(fake.calls) == ["build", "load", "load"]
         assert fake.source.cache.load_timing("H200 sm_90", "tensorrt 11") == b"timings"
 
     @pytest.mark.parametrize(
@@ -161,7 +69,7 @@ class TestCache:
         path = fake.source.cache.folder / fake.source.key((ANY,)).file_name
         path.write_bytes(damage(path.read_bytes()))
         TensorRtNetwork(fake.device, fake.source, (ANY,))
-        assert [call[0] for call in fake.calls] == ["build", "load", "build", "load"]
+        assert made(fake.calls) == ["build", "load", "build", "load"]
         assert len({call for call in fake.calls if call[0] == "load"}) == 1
         assert "built again" in caplog.text
 
@@ -171,17 +79,17 @@ class TestCache:
         folder = fake.source.cache.folder
         (folder / other.key((ANY,)).file_name).rename(folder / fake.source.key((ANY,)).file_name)
         TensorRtNetwork(fake.device, fake.source, (ANY,))
-        assert [call[0] for call in fake.calls] == ["build", "load", "build", "load"]
+        assert made(fake.calls) == ["build", "load", "build", "load"]
 
     def test_a_cached_engine_that_does_not_load_is_built_again(self, fake, caplog):
         fake.source.cache.store(fake.source.key((ANY,)), b"of another driver")
         TensorRtNetwork(fake.device, fake.source, (ANY,))
-        assert [call[0] for call in fake.calls] == ["load", "build", "load"]
+        assert made(fake.calls) == ["load", "build", "load"]
         assert "got magic tag does not match" in caplog.text
         assert fake.source.cache.load(fake.source.key((ANY,))).startswith(b"engine")
 
     def test_one_that_was_built_and_does_not_load_is_an_error(self, fake):
-        fake.refuses.add("load")
+        fake.refuses["load"] = "magic tag"
         with pytest.raises(ModelError, match="Expected tensorrt 11 to load its engine, got magic tag"):
             TensorRtNetwork(fake.device, fake.source, (ANY,))
 
@@ -220,43 +128,93 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="none yet"):
             network.ready(sizes[0])
 
-    def test_a_build_that_fails_is_told_with_the_frame(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        fake.refuses.add("build")
+    def test_a_build_that_fails_is_told_with_the_frame_and_tried_again_minutes_later(self, fake):
+        now_s = [1000.0]
+        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        fake.refuses["build"] = "no room"
         with pytest.raises(FrameError, match="it is being built"):
             network.ready((512, 512))
-        network._building.join()
-        for _ in range(3):  # and not tried again with every frame
-            with pytest.raises(FrameError, match="got no room: free GPU memory, then restart") as caught:
+        network.finish()
+        for now_s[0] in (1000.0, 1150.0, 1299.0):  # and not tried again with every frame
+            with pytest.raises(FrameError, match=r"got no room: .* tried again 5 minutes after it failed") as caught:
                 network.ready((512, 512))
             assert caught.value.reason == "no_engine"
-        assert [call[0] for call in fake.calls].count("build") == 2
+        assert made(fake.calls).count("build") == 2
         network.ready((64, 64))
+        now_s[0] = 1300.0
+        fake.refuses.clear()
+        with pytest.raises(FrameError, match="it is being built"):
+            network.ready((512, 512))
+        network.finish()
+        network.ready((512, 512))
+
+    def test_one_that_fails_again_is_waited_for_again(self, fake):
+        now_s = [0.0]
+        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        fake.refuses["build"] = "no room"
+        for now_s[0] in (0.0, 300.0):
+            with pytest.raises(FrameError, match="it is being built"):
+                network.ready((512, 512))
+            network.finish()
+            with pytest.raises(FrameError, match="tried again"):
+                network.ready((512, 512))
 
     def test_a_size_that_was_not_made_ready_is_no_crash(self, fake):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
         with pytest.raises(ModelError, match="call ready first"):
             network.bind(3, *arrays(128, 128))
 
-    def test_close_waits_for_the_build(self, fake):
+    def test_closing_ends_the_build(self, fake, held):
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        held()
         with pytest.raises(FrameError):
             network.ready((128, 128))
         network.close()
         assert not network._building.is_alive()
+        assert "BuildCanceled" in network._refused[128, 128].reason
 
-    def test_but_not_for_ever(self, fake, monkeypatch, caplog):
-        held = Event()
+    def test_so_does_the_end_of_the_process_where_nobody_closed(self, fake, held):
+        """TensorRT calls our logger from the build: in an interpreter that ends that aborts the process."""
         network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
-        monkeypatch.setattr(tensorrt_network, "build", lambda *_, **__: held.wait(30))
+        held()
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        tensorrt_network._end_builds()
+        assert not network._building.is_alive()
+
+    def test_a_process_ends_as_it_wants_to_with_a_build_under_way(self, edition):
+        """For real: without the wait TensorRT for RTX takes most such processes down."""
+        ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (3, "")
+
+    def test_a_step_that_takes_long_is_not_waited_for(self, fake, monkeypatch, caplog):
+        step = Event()
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        monkeypatch.setattr(tensorrt_engine, "build", lambda *_, **__: step.wait(30))
         monkeypatch.setattr(tensorrt_network, "_CLOSE_S", 0.01)
         with pytest.raises(FrameError):
             network.ready((128, 128))
         network.close()
         assert network._building.is_alive()
         assert "still being built" in caplog.text
-        held.set()
+        step.set()
         network.finish()
+
+    def test_no_graph_is_captured_while_an_engine_is_built(self, fake, held):
+        """For whichever network: a build synchronises the GPU, and captures of all threads end with error 900."""
+        network, other = (TensorRtNetwork(fake.device, fake.source, (EXACT,)) for _ in range(2))
+        assert network.capturable
+        event = held()
+        with pytest.raises(FrameError):
+            network.ready((128, 128))
+        assert not network.capturable
+        while not tensorrt_engine.any_loading():
+            time.sleep(0.001)
+        assert not other.capturable
+        event.set()
+        network.finish()
+        assert network.capturable
+        assert other.capturable
 
     @pytest.mark.parametrize("error", [DeviceError, OSError, MemoryError, RuntimeError])
     def test_no_build_is_begun_again_with_every_frame_whatever_ended_it(self, fake, monkeypatch, error):
@@ -265,11 +223,11 @@ class TestOtherSizes:
         def fail(*_, **__):
             raise error("no such thing")
 
-        monkeypatch.setattr(tensorrt_network, "build", fail)
+        monkeypatch.setattr(tensorrt_engine, "build", fail)
         with pytest.raises(FrameError, match="none yet"):
             network.ready((128, 128))
         network.finish()
-        with pytest.raises(FrameError, match="no such thing, then restart") as caught:
+        with pytest.raises(FrameError, match="no such thing; it is tried again") as caught:
             network.ready((128, 128))
         assert caught.value.reason == "no_engine"
 
