@@ -1,11 +1,14 @@
 """The GPU's detector where memory runs out, an engine is missing, or the device is lost; on the CPU."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from engine import Frame, FrameError, ModelError, load_detector
 from engine.device_plan import PLACES, PLANS, Ledger
 from engine.errors import DeviceError
+from tests.cuda_on_cpu import OnDevice
 from tests.engine.host_network import expect_same_atoms, some_frame
 
 
@@ -69,7 +72,7 @@ class TestTrouble:
                 FrameError, match=r"GPU expects [45] MB for buffers of 1500 x 48 .* limit of 100 MB, got"
             ):
                 detector.detect(frame)
-            sizes.append(detector._most_pixels)
+            sizes.append(detector._plans.most_pixels)
         assert sizes[0] == 1504 * 48 // 2
         assert len(detector.detect(frame)) > 100
         assert detector._device_network.sizes == [(656, 48)]
@@ -102,7 +105,7 @@ class TestTrouble:
         detector = make(tiny_model)
         detector.detect(some_frame(draw_frame))
         ledger = Ledger()
-        detector._plan(ledger, next(iter(detector._plans)))
+        detector._plans._plan(ledger, next(iter(detector._plans.kept)))
         assert ledger.bytes == sum(array.nbytes for array in taken) > 100_000
 
     @pytest.mark.parametrize("what", ["shrink", "another kind", "close"])
@@ -111,26 +114,85 @@ class TestTrouble:
         frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 1)]
         for frame in frames[:PLANS]:
             detector.infer(detector.prepare(frame))  # and its atoms are never asked for
-        plan = next(iter(detector._plans.values()))
+        plan = next(iter(detector._plans.kept.values()))
         cuda_on_cpu.log.clear()
         if what == "shrink":
             plan.least_pixels = 0
-            detector._shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
+            detector._plans.shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
         elif what == "another kind":
             detector.prepare(frames[PLANS])
         else:
             detector.close()
-        assert plan not in detector._plans.values()
+        assert plan not in detector._plans.kept.values()
         streams = (detector._uploads, detector._computes, detector._fetches)
         waits = [entry for stream in streams for entry in (("record", stream), ("synchronize", stream))]
-        assert cuda_on_cpu.log[: len(waits)] == waits
+        assert cuda_on_cpu.log[: len(waits) + 1] == [*waits, ("trim",)]  # then other libraries may have the memory
+
+    def test_buffers_of_a_frame_that_was_dropped_are_freed_once_nothing_runs_on_them(
+        self, make, tiny_model, draw_frame, cuda_on_cpu
+    ):
+        """Its plan was given up when the device was last waited for; then the frame was computed, and nobody waited."""
+        detector = make(tiny_model)
+        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 2)]
+        prepared = detector.prepare(frames[0])
+        plan = weakref.ref(prepared.ticket.plan)
+        for frame in frames[1 : PLANS + 1]:
+            detector.detect(frame)
+        assert plan() not in detector._plans.kept.values()
+        maps = detector.infer(prepared)
+        del prepared, maps
+        assert plan() is not None
+        detector.detect(frames[-1])
+        assert plan() is None
+
+    def test_memory_of_a_frame_that_failed_is_the_drivers_before_other_buffers_are_made(
+        self, make, tiny_model, draw_frame, cuda_on_cpu
+    ):
+        """The frame held its plan while the others were freed."""
+
+        def full(stream):
+            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full)
+        frame = some_frame(draw_frame, (1500, 48))
+        for _ in range(2):
+            cuda_on_cpu.log.clear()
+            with pytest.raises(FrameError, match="got none"):
+                detector.detect(frame)
+            whats = [entry[0] for entry in cuda_on_cpu.log]
+            assert whats.index("trim") < whats.index("zeros")
+
+    def test_half_a_plan_holds_no_memory_while_there_is_another_try(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        detector, made, held = make(tiny_model), [], []
+        detector.detect(some_frame(draw_frame))
+        zeros, trim = cuda_on_cpu.zeros, cuda_on_cpu.trim
+
+        def some(shape, dtype):
+            if len(made) == 4:
+                made.append(None)
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            array = zeros(shape, dtype)
+            made.append(weakref.ref(array))
+            return array
+
+        def count():
+            held.append(sum(one is not None and one() is not None for one in made))
+            trim()
+
+        monkeypatch.setattr(cuda_on_cpu, "zeros", some)
+        monkeypatch.setattr(cuda_on_cpu, "trim", count)
+        assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
+        assert held == [0, 0]
+        assert len(made) > 5
 
     def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, scarce):
         detector = make(tiny_model)
         detector.detect(some_frame(draw_frame))
-        scarce(lambda: detector._plans)
+        scarce(lambda: detector._plans.kept)
         assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
-        assert len(detector._plans) == 1
+        assert len(detector._plans.kept) == 1
 
     def test_a_size_without_an_engine_does_not_shrink_anything(self, make, tiny_model, draw_frame):
         detector = make(tiny_model)
@@ -139,11 +201,11 @@ class TestTrouble:
             raise FrameError("no_engine", "GPU expects an engine, got none yet: wait")
 
         detector._device_network.ready = not_yet
-        before = detector._most_pixels
+        before = detector._plans.most_pixels
         for _ in range(2 * PLACES):
             with pytest.raises(FrameError, match="none yet"):
                 detector.detect(some_frame(draw_frame))
-        assert detector._most_pixels == before
+        assert detector._plans.most_pixels == before
 
     def test_a_kind_of_frame_that_has_its_engine_keeps_it(self, make, tiny_model, draw_frame):
         """Whatever is built for others meanwhile."""
@@ -174,6 +236,27 @@ class TestTrouble:
                 detector.detect(frame)
         assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
         assert detector.backend == "openvino f32"
+
+    @pytest.mark.parametrize("step", ["adopt", "copy", "synchronize"])
+    def test_pixels_on_a_lost_device_are_refused_as_a_frame(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, step
+    ):
+        detector = make(tiny_model, fallback=lambda: load_detector(tiny_model, precision="f32"))
+        frame = some_frame(draw_frame)
+        there = Frame(OnDevice(frame.pixels), frame.sampling_A)
+        taken = detector.take(there)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, step, lost)
+        for _ in range(2):
+            with pytest.raises(FrameError, match=r"Engine expects pixels of NumPy .*: copy them") as caught:
+                detector.detect(there)
+            assert caught.value.reason == "unknown_dtype"
+        with pytest.raises(FrameError, match="copy them"):  # what was taken while there was a GPU
+            detector.prepare(taken)
+        assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
 
     def test_a_cpu_that_cannot_take_over_is_an_error_of_the_device(
         self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
