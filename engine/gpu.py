@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.cupy_device import CupyDevice
 from engine.detector import Detector
 from engine.device import Device
-from engine.device_plan import DeviceNetwork
+from engine.device_plan import PLANS, DeviceNetwork
 from engine.engine_cache import EngineCache
 from engine.errors import FileError, ModelError
 from engine.gpu_detector import GpuDetector
@@ -36,6 +36,7 @@ def load_on_gpu(
     backend: str = "auto",
     precision: str = "auto",
     memory_MB: float = 4096,
+    kinds: int = PLANS,
     fallback: Callable[[], Detector] | None = None,
     every: bool = False,
 ) -> Detector:
@@ -49,7 +50,7 @@ def load_on_gpu(
         "tensorrt", "torch", or "auto": the first of these that is installed.
     precision : str
         "f16", "f32", "int8" where the model has a file for it; "auto" takes f16.
-    memory_MB, fallback
+    memory_MB, kinds, fallback
         See `GpuDetector`.
     every : bool
         Frames are dealt round all GPUs that can be used.
@@ -62,12 +63,16 @@ def load_on_gpu(
     expect_gpu()
     precision = "f16" if precision == "auto" else precision
     network = network_bytes(spec, folder, precision)
-    members = []
-    for index in usable_gpus() if every else (0,):
+    indices = usable_gpus() if every else (0,)
+    alone, members = len(indices) == 1, []
+    for index in indices:
         device = CupyDevice(index, memory_MB)
         opened = open_network(backend, device, index, spec, network, precision, memory_MB)
-        members.append(GpuDetector(spec, device, opened, memory_MB=memory_MB, fallback=fallback))
-    return members[0] if len(members) == 1 else GpuGroup(members)
+        own = fallback if alone else None
+        members.append(
+            GpuDetector(spec, device, opened, memory_MB=memory_MB, kinds=kinds, fallback=own, replaceable=not alone)
+        )
+    return members[0] if alone else GpuGroup(members, fallback)
 
 
 def build_ahead(model: str | Path, precision: str = "auto", memory_MB: float = 4096) -> dict[str, Path]:

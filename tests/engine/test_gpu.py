@@ -148,7 +148,8 @@ class TestChoice:
             with load_detector(tiny_model, device=device) as loaded:
                 assert (loaded._fallback is not None) == has
         with load_detector(tiny_model, device="cuda:all") as loaded:
-            assert all(member._fallback is not None for member in loaded._members)
+            assert loaded._fallback is not None  # one for all: none of them needs a CPU while another GPU works
+            assert all(member._fallback is None for member in loaded._members)
         with load_detector(tiny_model, device="auto") as loaded, loaded._fallback() as other:
             assert other.backend.startswith("openvino")
 
