@@ -122,14 +122,23 @@ def open_network(
     backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
 ) -> DeviceNetwork:
     """With TensorRT, or with torch where that is asked for or there is no other."""
+    missing = None
     if backend != "torch":
         try:
             return open_tensorrt(device, spec, network, precision, memory_MB)
         except (ModelError, FileError) as error:  # the latter where there is no home for engines
             if backend == "tensorrt":
                 raise
-            _LOG.warning("%s; torch runs the network instead", error)
-    return open_torch(device, index, network, precision)
+            missing = error
+    try:
+        opened = open_torch(device, index, network, precision, memory_MB)
+    except ModelError as error:
+        if missing is None:
+            raise
+        raise ModelError(f"{missing}; nor can torch run the network: {error}") from None
+    if missing is not None:
+        _LOG.warning("%s; torch runs the network instead", missing)
+    return opened
 
 
 def network_bytes(spec: ModelSpec, folder: Path, precision: str) -> bytes:
@@ -181,8 +190,8 @@ def engine_source(
     )
 
 
-def open_torch(device: Device, index: int, network: bytes, precision: str) -> DeviceNetwork:
-    """The network as torch operations."""
+def open_torch(device: Device, index: int, network: bytes, precision: str, memory_MB: float) -> DeviceNetwork:
+    """The network as torch operations; half of the memory is for it, as for TensorRT."""
     try:
         from engine.torch_network import TorchNetwork
     except ImportError as error:
@@ -191,7 +200,7 @@ def open_torch(device: Device, index: int, network: bytes, precision: str) -> De
         ) from None
     if precision == "int8":
         raise ModelError("torch runs no INT8 network, got precision 'int8': choose 'f16', or install TensorRT")
-    return TorchNetwork(device, network, precision, f"cuda:{index}")
+    return TorchNetwork(device, network, precision, f"cuda:{index}", memory_MB / 2)
 
 
 def first_range(spec: ModelSpec) -> ShapeRange:
