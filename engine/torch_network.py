@@ -236,8 +236,8 @@ def _weight(values: Any, where: str) -> Tensor:
     tensor = torch.from_numpy(values.copy())
     if tensor.dtype == torch.int64:
         return tensor
-    tensor = tensor.to(where)
-    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    # Laid out on the CPU: a kernel that does it on the GPU is in another stream than ours, which does not wait for it.
+    return (tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor).to(where)
 
 
 def _options(node: Any) -> Options:

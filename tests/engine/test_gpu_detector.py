@@ -192,43 +192,6 @@ class TestPipeline:
         # What the dropped frame left in the streams is waited for before its memory is written to.
         assert [entry[0] for entry in cuda_on_cpu.log][:3] == ["synchronize", "wait", "upload"]
 
-    def test_shapes_that_alternate_keep_their_buffers_and_more_do_not_pile_up(self, make, tiny_model, draw_frame):
-        detector = make(tiny_model)
-        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(3)]
-        detector.detect(frames[0])
-        first = next(iter(detector._plans.kept.values()))
-        detector.detect(frames[1])
-        detector.detect(frames[0])
-        assert first in detector._plans.kept.values()
-        detector.detect(frames[2])
-        assert len(detector._plans.kept) == 2
-        assert first in detector._plans.kept.values()
-        assert detector._device_network.bound == 3  # once for each kind, so that no graph finds its network changed
-
-    def test_as_many_kinds_are_kept_as_told(self, make, tiny_model, draw_frame):
-        detector = make(tiny_model, kinds=3)
-        for k in (0, 1, 2, 0, 1, 2):
-            detector.detect(some_frame(draw_frame, (96, 96 + 16 * k)))
-        assert detector._device_network.bound == 3
-
-    def test_kinds_that_push_each_other_out_are_told_of_now_and_then(self, make, tiny_model, draw_frame, caplog):
-        detector, now = make(tiny_model), [0.0]
-        detector._plans._clock = lambda: now[0]
-        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(3)]
-
-        def warnings(seconds, count):
-            caplog.clear()
-            for k in range(count):
-                detector.detect(frames[k % 3])
-                now[0] += seconds
-            return caplog.text.count("GPU expects frames of at most 2 kinds in turn, got another of 96 x")
-
-        assert warnings(60.0, 6) == 0  # a camera that changes its binning now and then
-        assert warnings(0.1, 30) == 1
-        assert warnings(0.1, 30) == 0
-        now[0] += 1000
-        assert warnings(0.1, 30) == 1
-
     def test_atoms_are_located_once(self, make, tiny_model, draw_frame):
         detector = make(tiny_model)
         frame = some_frame(draw_frame)

@@ -1,12 +1,10 @@
 """The GPU's detector where memory runs out, an engine is missing, or the device is lost; on the CPU."""
 
-import weakref
-
 import numpy as np
 import pytest
 
 from engine import Frame, FrameError, ModelError, load_detector
-from engine.device_plan import PLACES, PLANS, Ledger
+from engine.device_plan import PLACES, Ledger
 from engine.errors import DeviceError
 from tests.cuda_on_cpu import OnDevice
 from tests.engine.host_network import expect_same_atoms, some_frame
@@ -107,85 +105,6 @@ class TestTrouble:
         ledger = Ledger()
         detector._plans._plan(ledger, next(iter(detector._plans.kept)))
         assert ledger.bytes == sum(array.nbytes for array in taken) > 100_000
-
-    @pytest.mark.parametrize("what", ["shrink", "another kind", "close"])
-    def test_buffers_are_freed_once_nothing_runs_on_them(self, make, tiny_model, draw_frame, cuda_on_cpu, what):
-        detector = make(tiny_model)
-        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 1)]
-        for frame in frames[:PLANS]:
-            detector.infer(detector.prepare(frame))  # and its atoms are never asked for
-        plan = next(iter(detector._plans.kept.values()))
-        cuda_on_cpu.log.clear()
-        if what == "shrink":
-            plan.least_pixels = 0
-            detector._plans.shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
-        elif what == "another kind":
-            detector.prepare(frames[PLANS])
-        else:
-            detector.close()
-        assert plan not in detector._plans.kept.values()
-        streams = (detector._uploads, detector._computes, detector._fetches)
-        waits = [entry for stream in streams for entry in (("record", stream), ("synchronize", stream))]
-        assert cuda_on_cpu.log[: len(waits) + 1] == [*waits, ("trim",)]  # then other libraries may have the memory
-
-    def test_buffers_of_a_frame_that_was_dropped_are_freed_once_nothing_runs_on_them(
-        self, make, tiny_model, draw_frame, cuda_on_cpu
-    ):
-        """Its plan was given up when the device was last waited for; then the frame was computed, and nobody waited."""
-        detector = make(tiny_model)
-        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 2)]
-        prepared = detector.prepare(frames[0])
-        plan = weakref.ref(prepared.ticket.plan)
-        for frame in frames[1 : PLANS + 1]:
-            detector.detect(frame)
-        assert plan() not in detector._plans.kept.values()
-        maps = detector.infer(prepared)
-        del prepared, maps
-        assert plan() is not None
-        detector.detect(frames[-1])
-        assert plan() is None
-
-    def test_memory_of_a_frame_that_failed_is_the_drivers_before_other_buffers_are_made(
-        self, make, tiny_model, draw_frame, cuda_on_cpu
-    ):
-        """The frame held its plan while the others were freed."""
-
-        def full(stream):
-            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
-
-        detector = make(tiny_model, full)
-        frame = some_frame(draw_frame, (1500, 48))
-        for _ in range(2):
-            cuda_on_cpu.log.clear()
-            with pytest.raises(FrameError, match="got none"):
-                detector.detect(frame)
-            whats = [entry[0] for entry in cuda_on_cpu.log]
-            assert whats.index("trim") < whats.index("zeros")
-
-    def test_half_a_plan_holds_no_memory_while_there_is_another_try(
-        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
-    ):
-        detector, made, held = make(tiny_model), [], []
-        detector.detect(some_frame(draw_frame))
-        zeros, trim = cuda_on_cpu.zeros, cuda_on_cpu.trim
-
-        def some(shape, dtype):
-            if len(made) == 4:
-                made.append(None)
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
-            array = zeros(shape, dtype)
-            made.append(weakref.ref(array))
-            return array
-
-        def count():
-            held.append(sum(one is not None and one() is not None for one in made))
-            trim()
-
-        monkeypatch.setattr(cuda_on_cpu, "zeros", some)
-        monkeypatch.setattr(cuda_on_cpu, "trim", count)
-        assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
-        assert held == [0, 0]
-        assert len(made) > 5
 
     def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, scarce):
         detector = make(tiny_model)

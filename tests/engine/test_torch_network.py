@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -67,134 +66,12 @@ def test_its_name_says_torch():
     network.close()
 
 
-class FakeCuda:
-    """What is asked of torch.cuda, written down; what is run between its marks runs on the CPU, also when captured."""
-
-    def __init__(self, monkeypatch):
-        self.calls, self.refuses, self.reserved, self.fractions = [], None, 0, []
-        for name in ("graph", "stream"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: self.note("replay")))
-        monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: (handle, device))
-        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: self.note("pool") or "pool")
-        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda where: self.reserved)
-        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: self.note("empty"))
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: SimpleNamespace(total_memory=10**10))
-        monkeypatch.setattr(
-            torch.cuda, "set_per_process_memory_fraction", lambda part, where: self.fractions.append((part, where))
-        )
-        weight = torch_network._weight
-        monkeypatch.setattr(torch_network, "_weight", lambda values, where: weight(values, "cpu"))
-
-    def note(self, what):
-        self.calls.append(what)
-
-    @contextmanager
-    def stream(self, stream):
-        self.note(stream)
-        yield
-
-    @contextmanager
-    def graph(self, graph, pool, stream, capture_error_mode):
-        self.note(("capture", pool, stream, capture_error_mode))
-        yield
-        if self.refuses:
-            raise self.refuses
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    return FakeCuda(monkeypatch)
-
-
 def opened(where="cuda:0", memory_MB=None):
     return TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", where, memory_MB)
 
 
 def bound(network):
     return network.bind(1, pixels(16, 16), np.zeros((1, 6, 8, 8), np.float32))
-
-
-class TestOnAGpu:
-    """As far as a stand-in for torch.cuda tells."""
-
-    STREAM = (1001, "cuda:0")
-
-    def test_the_first_run_is_eager_and_the_others_are_one_graph(self, cuda, monkeypatch):
-        network, ran = opened(), []
-        run = network.run
-        monkeypatch.setattr(network, "run", lambda there: ran.append(there) or run(there))
-        enqueue = bound(network)
-        for _ in range(4):
-            enqueue(1)
-        captured = ("capture", "pool", self.STREAM, "relaxed")
-        assert cuda.calls == [self.STREAM, self.STREAM, "pool", captured, "replay", *[self.STREAM, "replay"] * 2]
-        assert len(ran) == 2  # the second while it was captured
-        other = bound(network)
-        other(1)
-        other(1)
-        assert cuda.calls.count("pool") == 1  # the graphs of a network work in the same memory
-
-    def test_the_buffers_are_made_torchs_once(self, cuda, monkeypatch):
-        made = []
-        take = torch_network.from_dlpack
-        monkeypatch.setattr(torch_network, "from_dlpack", lambda array: made.append(array) or take(array))
-        enqueue = bound(opened())
-        for _ in range(4):
-            enqueue(1)
-        assert len(made) == 2
-
-    @pytest.mark.parametrize("error", [RuntimeError("operation not\npermitted"), torch.OutOfMemoryError("full")])
-    def test_what_cannot_be_captured_runs_one_by_one_for_good(self, cuda, caplog, error):
-        network = opened()
-        cuda.refuses = error
-        for enqueue in (bound(network), bound(network)):
-            for _ in range(3):
-                enqueue(1)
-        assert [call[0] for call in cuda.calls].count("capture") == 1
-        assert "replay" not in cuda.calls
-        assert cuda.calls.count(self.STREAM) == 6
-        assert caplog.text.count("No CUDA graph of torch, operations go one by one") == 1
-        assert "\n" not in caplog.messages[0]
-
-    def test_float32_is_not_rounded_to_tf32_and_others_keep_their_setting(self, cuda, monkeypatch):
-        convolutions, seen = torch.backends.cudnn.conv, []
-        before = convolutions.fp32_precision
-        convolutions.fp32_precision = "tf32"
-        try:
-            network = opened()
-            run = network.run
-            monkeypatch.setattr(network, "run", lambda there: seen.append(convolutions.fp32_precision) or run(there))
-            enqueue = bound(network)
-            for _ in range(3):
-                enqueue(1)
-            assert seen == ["ieee", "ieee"]
-            assert convolutions.fp32_precision == "tf32"
-        finally:
-            convolutions.fp32_precision = before
-
-    def test_torch_takes_no_more_than_the_networks_may(self, cuda):
-        first, second, elsewhere = opened(memory_MB=1000), opened(memory_MB=2000), opened("cuda:1", memory_MB=50_000)
-        assert cuda.fractions == [(0.1, "cuda:0"), (0.3, "cuda:0"), (1.0, "cuda:1")]
-        for network in (first, second, elsewhere, elsewhere):
-            network.close()
-        assert cuda.fractions[3:] == [(0.2, "cuda:0"), (1.0, "cuda:0"), (1.0, "cuda:1")]
-        assert cuda.calls == ["empty"] * 3
-
-    def test_where_somebody_else_uses_torch_theirs_is_not_limited(self, cuda):
-        cuda.reserved = 1000
-        opened(memory_MB=1000).close()
-        assert cuda.fractions == []
-
-    def test_a_network_that_does_not_load_gives_its_share_back(self, cuda, monkeypatch):
-        def full(values, where):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        monkeypatch.setattr(torch_network, "_weight", full)
-        with pytest.raises(FrameError, match="GPU expects free memory") as caught:
-            opened(memory_MB=1000)
-        assert caught.value.reason == "no_memory"
-        assert cuda.fractions == [(0.1, "cuda:0"), (1.0, "cuda:0")]
 
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="expected a torch for CPUs only, found one with CUDA")
@@ -204,6 +81,21 @@ def test_a_torch_for_cpus_is_an_error_of_ours(memory_MB):
         ModelError, match=r"cuda:0: expected .* got Torch not compiled with CUDA enabled: install a torch"
     ):
         opened(memory_MB=memory_MB)
+
+
+def test_weights_are_laid_out_before_they_go_up(monkeypatch):
+    """What runs on the GPU while a network loads is not waited for by the stream that it is used in."""
+    moved = []
+
+    class Weight(torch.Tensor):
+        def to(self, *where, **layout):
+            moved.append(layout or where)
+            return super().to(*where, **layout)
+
+    monkeypatch.setattr(torch, "from_numpy", lambda values: torch.tensor(values).as_subclass(Weight))
+    there = torch_network._weight(np.zeros((4, 3, 2, 2), np.float32), "meta")
+    assert moved == [{"memory_format": torch.channels_last}, ("meta",)]
+    assert there.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_nothing_that_lies_on_the_gpu_is_read_on_the_way():
