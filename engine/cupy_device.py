@@ -47,7 +47,8 @@ class CupyDevice:
             raise DeviceError(f"Expected CuPy, got {one_line(error)}: pip install atomstream[gpu]") from None
         self._cupy = cupy
         self.index = index
-        self._pool = cupy.cuda.MemoryPool()  # not CuPy's own: the limit is for our arrays, not for those of the caller
+        # Not CuPy's own pools: the limit is for our arrays, not for those of the caller, and so is `trim`.
+        self._pool, self._pinned = cupy.cuda.MemoryPool(), cupy.cuda.PinnedMemoryPool()
         try:
             with self.active():
                 properties = cupy.cuda.runtime.getDeviceProperties(index)
@@ -79,12 +80,17 @@ class CupyDevice:
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         count = int(np.prod(shape))
         with self.active():
-            memory = self._cupy.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
+            memory = self._pinned.malloc(max(1, count * np.dtype(dtype).itemsize))
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def constant(self, values: NDArray[Any]) -> Array:
         with self.active(), self._cupy.cuda.using_allocator(self._pool.malloc):
             return self._settled(self._cupy.asarray(values))
+
+    def trim(self) -> None:
+        with self.active():
+            self._pool.free_all_blocks()
+            self._pinned.free_all_blocks()
 
     def stream(self) -> Stream:
         with self.active():

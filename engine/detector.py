@@ -40,6 +40,7 @@ def load_detector(
     at_once: int = 1,
     device: str | None = None,
     memory_MB: float = 4096,
+    kinds: int = 2,
 ) -> Detector:
     """Load a shipped model by name, or one of your own by the path of its spec.
 
@@ -62,6 +63,8 @@ def load_detector(
         CPU for backend "auto".
     memory_MB : float
         Of a GPU, roughly; larger frames run in strips.
+    kinds : int
+        Of frames (shape, dtype, sampling, mask or none) that a GPU keeps buffers for; of no consequence on a CPU.
 
     Raises
     ------
@@ -87,6 +90,7 @@ def load_detector(
             backend=backend,
             precision=precision,
             memory_MB=memory_MB,
+            kinds=kinds,
             fallback=fallback,
             every=device == "cuda:all",
         )

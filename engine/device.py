@@ -41,6 +41,9 @@ class Device(Protocol):
     def constant(self, values: NDArray[Any]) -> Array:
         """A device copy of an array; blocks."""
 
+    def trim(self) -> None:
+        """Give freed memory, also pinned, back to the driver, for the libraries beside us; may block."""
+
     def stream(self) -> Stream:
         """An order of its own."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.cupy_device import CupyDevice
 from engine.detector import Detector
 from engine.device import Device
-from engine.device_plan import DeviceNetwork
+from engine.device_plan import PLANS, DeviceNetwork
 from engine.engine_cache import EngineCache
 from engine.errors import FileError, ModelError
 from engine.gpu_detector import GpuDetector
@@ -37,6 +37,7 @@ def load_on_gpu(
     backend: str = "auto",
     precision: str = "auto",
     memory_MB: float = 4096,
+    kinds: int = PLANS,
     fallback: Callable[[], Detector] | None = None,
     every: bool = False,
 ) -> Detector:
@@ -50,7 +51,7 @@ def load_on_gpu(
         "tensorrt", "torch", or "auto": the first of these that is installed.
     precision : str
         "f16", "f32", "int8" where the model has a file for it; "auto" takes f16.
-    memory_MB, fallback
+    memory_MB, kinds, fallback
         See `GpuDetector`.
     every : bool
         Frames are dealt round all GPUs that can be used.
@@ -63,12 +64,16 @@ def load_on_gpu(
     expect_gpu()
     precision = "f16" if precision == "auto" else precision
     network = network_bytes(spec, folder, precision)
-    members = []
-    for index in usable_gpus() if every else (0,):
+    indices = usable_gpus() if every else (0,)
+    alone, members = len(indices) == 1, []
+    for index in indices:
         device = CupyDevice(index, memory_MB)
         opened = open_network(backend, device, index, spec, network, precision, memory_MB)
-        members.append(GpuDetector(spec, device, opened, memory_MB=memory_MB, fallback=fallback))
-    return members[0] if len(members) == 1 else GpuGroup(members)
+        own = fallback if alone else None
+        members.append(
+            GpuDetector(spec, device, opened, memory_MB=memory_MB, kinds=kinds, fallback=own, replaceable=not alone)
+        )
+    return members[0] if alone else GpuGroup(members, fallback)
 
 
 def build_ahead(model: str | Path, precision: str = "auto", memory_MB: float = 4096) -> dict[str, Path]:
@@ -118,14 +123,23 @@ def open_network(
     backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
 ) -> DeviceNetwork:
     """With TensorRT, or with torch where that is asked for or there is no other."""
+    missing = None
     if backend != "torch":
         try:
             return open_tensorrt(device, spec, network, precision, memory_MB)
         except (ModelError, FileError) as error:  # the latter where there is no home for engines
             if backend == "tensorrt":
                 raise
-            _LOG.warning("%s; torch runs the network instead", error)
-    return open_torch(device, index, network, precision)
+            missing = error
+    try:
+        opened = open_torch(device, index, network, precision, memory_MB)
+    except ModelError as error:
+        if missing is None:
+            raise
+        raise ModelError(f"{missing}; nor can torch run the network: {error}") from None
+    if missing is not None:
+        _LOG.warning("%s; torch runs the network instead", missing)
+    return opened
 
 
 def network_bytes(spec: ModelSpec, folder: Path, precision: str) -> bytes:
@@ -177,8 +191,8 @@ def engine_source(
     )
 
 
-def open_torch(device: Device, index: int, network: bytes, precision: str) -> DeviceNetwork:
-    """The network as torch operations."""
+def open_torch(device: Device, index: int, network: bytes, precision: str, memory_MB: float) -> DeviceNetwork:
+    """The network as torch operations; half of the memory is for it, as for TensorRT."""
     try:
         from engine.torch_network import TorchNetwork
     except ImportError as error:
@@ -187,7 +201,7 @@ def open_torch(device: Device, index: int, network: bytes, precision: str) -> De
         ) from None
     if precision == "int8":
         raise ModelError("torch runs no INT8 network, got precision 'int8': choose 'f16', or install TensorRT")
-    return TorchNetwork(device, network, precision, f"cuda:{index}")
+    return TorchNetwork(device, network, precision, f"cuda:{index}", memory_MB / 2)
 
 
 def first_range(spec: ModelSpec) -> ShapeRange:

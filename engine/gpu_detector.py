@@ -7,8 +7,6 @@ frame n is computed as soon as two threads have a frame each, or one prepares wh
 from __future__ import annotations
 
 import logging
-import math
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,41 +20,16 @@ from engine.atoms import Atoms
 from engine.candidates import CANDIDATE, to_atoms
 from engine.detector import Detector
 from engine.device import Device
-from engine.device_plan import PLACES, PLANS, DeviceNetwork, Kind, Ledger, Place, Plan, candidates_in
-from engine.device_prepare import device_dtype, stage
+from engine.device_plan import PLACES, PLANS, DeviceNetwork, Place, candidates_in
+from engine.device_prepare import stage
 from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
 from engine.network import Maps
-from engine.prepare import Prepared, network_shape
+from engine.plans import Plans, Ticket
+from engine.prepare import Prepared
 from engine.spec import ModelSpec
 
-_BYTES_PER_PIXEL = 64  # of activations, a network pixel
 _LOG = logging.getLogger("atomstream")
-
-
-class Ticket:
-    """A frame's right to its place; given back once, by `release` or when nobody holds the frame any more."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._place: Place | None = plan.free.get()
-
-    @property
-    def place(self) -> Place:
-        """Its memory."""
-        if self._place is None:
-            raise ValueError("Expected a frame on its way, got one whose atoms were already located: prepare it again")
-        return self._place
-
-    def release(self) -> None:
-        """Let another frame have the place. What was enqueued for this one runs before what will be for that."""
-        place, self._place = self._place, None
-        if place is not None:
-            self.plan.free.put(place)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_place"):
-            self.release()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +53,12 @@ class GpuDetector(Detector):
     ----------
     network : DeviceNetwork
         Is closed with the detector.
-    memory_MB : float
-        Of the device, roughly; a quarter of it is for the network's activations, larger frames run in strips.
+    memory_MB, kinds
+        See `Plans`.
     fallback : callable, optional
         Gives the detector that takes over when the device is lost; without one that is an error.
+    replaceable : bool
+        Whether the caller has another detector to go on with after such an error.
     """
 
     def __init__(
@@ -93,15 +68,15 @@ class GpuDetector(Detector):
         network: DeviceNetwork,
         *,
         memory_MB: float = 4096,
+        kinds: int = PLANS,
         fallback: Callable[[], Detector] | None = None,
+        replaceable: bool = False,
     ) -> None:
         self.spec = spec
         self._device, self._device_network = device, network
-        self._memory_MB = memory_MB
-        self._budget_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
-        self._most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
-        self._plans: OrderedDict[Kind, Plan] = OrderedDict()
-        self._uploads, self._computes, self._fetches = device.stream(), device.stream(), device.stream()
+        self._uploads, self._computes, self._fetches = streams = device.stream(), device.stream(), device.stream()
+        replaceable = replaceable or fallback is not None
+        self._plans = Plans(device, spec, network, streams, memory_MB=memory_MB, kinds=kinds, replaceable=replaceable)
         self._order = RLock()  # of what goes into the streams
         # The lock is never held while waiting for a place, and for the device only where buffers are freed.
         self._fallback, self._handing_over = fallback, Lock()
@@ -125,23 +100,34 @@ class GpuDetector(Detector):
 
     def take(self, frame: Frame) -> Frame:
         """The frame with its pixels as an array of this GPU, where they lie there already; else as NumPy's."""
+        if self._cpu is not None:
+            return self._cpu.take(frame)
         if isinstance(frame.pixels, np.ndarray):
             return frame
-        there = self._device.adopt(frame.pixels)
+        try:
+            there = self._device.adopt(frame.pixels)
+        except DeviceError as error:
+            return self._take_over(error).take(frame)
         return super().take(frame) if there is None else replace(frame, pixels=there)
+
+    def holds(self, frame: Frame) -> bool:
+        """Whether the pixels lie on this GPU, and it can still be asked."""
+        if isinstance(frame.pixels, np.ndarray):
+            return False
+        try:
+            return self._device.adopt(frame.pixels) is not None
+        except (FrameError, DeviceError):
+            return False
 
     def prepare(self, frame: Frame) -> Prepared:
         """Upload a frame; waits only where as many frames are on their way as there are places."""
-        if self._cpu is not None:
-            return self._cpu.prepare(frame)
+        cpu = self._cpu
         try:
-            with self._order:
-                plan = self._plan_for(frame)
-            ticket = Ticket(plan)
-            self._upload(frame, ticket.place)
+            if cpu is None:
+                return self._prepare(frame)
         except DeviceError as error:
-            return self._take_over(error).prepare(frame)
-        return DevicePrepared(plan.input, plan.scale, plan.kind.to, ticket)
+            cpu = self._take_over(error)
+        return cpu.prepare(cpu.take(frame))  # pixels that were taken while there was a GPU are not the CPU's
 
     def infer(self, prepared: Prepared) -> Maps:
         """Enqueue all that the device does for a frame; does not wait for it."""
@@ -159,8 +145,8 @@ class GpuDetector(Detector):
             self._take_over(error)
             raise FrameError("internal", f"{error}; the CPU takes over") from None
         except FrameError as error:
-            with suppress(DeviceError):  # the next frame finds it lost
-                self._shrink(error, plan)
+            with suppress(DeviceError), self._order:  # the next frame finds it lost
+                self._plans.shrink(error, plan)
             raise
         return DeviceMaps(plan.maps[0], prepared.ticket)
 
@@ -191,68 +177,24 @@ class GpuDetector(Detector):
         if self._cpu is not None:
             self._cpu.settle(frame)
 
+    def free(self) -> None:
+        """Let go of all buffers, once nothing runs on them."""
+        with suppress(DeviceError), self._order:  # of one that is lost nothing runs any more
+            self._plans.free()
+
     def close(self) -> None:
         """Free the network, the buffers and what has taken over."""
-        with suppress(DeviceError):  # of one that is lost nothing runs any more
-            self._finish()
-        self._plans.clear()
+        self.free()
         self._device_network.close()
         if self._cpu is not None:
             self._cpu.close()
 
-    def _plan_for(self, frame: Frame) -> Plan:
-        """Of frames like this one; made when the first of them comes."""
-        pixels = frame.pixels
-        shape = (pixels.shape[0] if pixels.ndim == 3 else 1, *frame.shape)
-        dtype = device_dtype(pixels.dtype).name
-        kind = Kind(shape, network_shape(frame, self.spec), dtype, frame.mask is not None, frame.sampling_A)
-        plan = self._plans.get(kind)
-        if plan is None:
-            if len(self._plans) >= PLANS:
-                self._finish()
-                self._plans.popitem(last=False)
-            plan = self._plans[kind] = self._make_plan(kind)
-        self._plans.move_to_end(kind)
-        return plan
-
-    def _make_plan(self, kind: Kind) -> Plan:
-        try:
-            return self._plan(self._device, kind)
-        except FrameError as error:
-            failed = error
-        if self._plans:
-            self._finish()
-            self._plans.clear()  # the buffers of other frames may be what is in the way
-            try:
-                return self._plan(self._device, kind)
-            except FrameError as error:
-                failed = error
-        raise self._no_room(kind, failed) from None
-
-    def _plan(self, device: Device | Ledger, kind: Kind) -> Plan:
-        on: Any = device
-        return Plan(on, self.spec, self._device_network, kind, self._most_pixels, self._budget_pixels)
-
-    def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
-        """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
-        if failed.reason != "no_memory":
-            return failed
-        ledger, said, lower = Ledger(), str(failed), False
-        with suppress(FrameError):  # strips that cannot be cut: that is what failed
-            plan = self._plan(ledger, kind)
-            said = (
-                f"GPU expects {ledger.bytes / 1e6:.0f} MB for buffers of {kind.shape[1]} x {kind.shape[2]} frames "
-                f"with a limit of {self._memory_MB:g} MB, got {one_line(failed)}; or raise the limit"
-            )
-            lower = self._shrink(failed, plan)
-        return FrameError("no_memory", said) if lower or self._fallback is None else DeviceError(said)
-
-    def _finish(self) -> None:
-        """Wait for all that was enqueued: it may be at work on buffers that are to be freed."""
-        for stream in (self._uploads, self._computes, self._fetches):
-            done = self._device.event()
-            self._device.record(done, stream)
-            self._device.synchronize(done)  # SYNC: where buffers are freed, so never in mid-stream
+    def _prepare(self, frame: Frame) -> Prepared:
+        with self._order:
+            plan = self._plans.of(frame)
+        ticket = self._plans.ticket(plan)
+        self._upload(frame, ticket.place)
+        return DevicePrepared(plan.input, plan.scale, plan.kind.to, ticket)
 
     def _upload(self, frame: Frame, place: Place) -> None:
         if not place.located:
@@ -279,43 +221,41 @@ class GpuDetector(Detector):
         count, rows = candidates_in(place.found_host)
         if count <= len(rows):
             return rows
-        # More than one cell in eight: plateaus. Rare enough for memory of its own and a wait of its own.
-        everything = self._device.pinned(((1 + count) * CANDIDATE.itemsize,), np.uint8)
-        arrived = self._device.event()
-        with self._order:
-            self._device.download(self._fetches, everything, place.found[: everything.size])
-            self._device.record(arrived, self._fetches)
-        self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
+        # More than one cell in eight: plateaus. Rare enough to come in pieces, through the same memory: page-locked
+        # memory of every size that ever came would stay.
+        everything = np.empty((1 + count) * CANDIDATE.itemsize, np.uint8)
+        step, arrived = place.found_host.size, self._device.event()
+        everything[:step] = place.found_host
+        for start in range(step, everything.size, step):
+            part = place.found[start : min(start + step, everything.size)]
+            here = place.found_host[: part.size]
+            with self._order:
+                self._device.download(self._fetches, here, part)
+                self._device.record(arrived, self._fetches)
+            self._device.synchronize(arrived)  # SYNC: for the rest of a map that is full of plateaus
+            everything[start : start + part.size] = here
         return candidates_in(everything)[1]
-
-    def _shrink(self, error: FrameError, plan: Plan) -> bool:
-        """After a frame that found no memory: strips of half the size from the next on, if they can be lower."""
-        ran = math.prod(plan.strip_size)
-        if error.reason != "no_memory" or ran <= plan.least_pixels:
-            return False
-        with self._order:
-            self._most_pixels = min(self._most_pixels, ran) // 2
-            self._finish()
-            self._plans.clear()
-        _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self._most_pixels)
-        return True
 
     def _take_over(self, error: DeviceError) -> Detector:
         """What goes on after the device is lost; the error where nothing may."""
         with self._handing_over:
-            if self._fallback is None:
-                raise error
             if self._cpu is None:
-                _LOG.error("%s; the CPU takes over", one_line(error))
-                try:
-                    self._cpu = self._fallback()
-                except AtomstreamError as failed:
-                    raise DeviceError(f"{error}; nor can the CPU take over: {failed}") from None
-                with self._order:
-                    self._plans.clear()
+                self._cpu = hand_over(self._fallback, error)
+                self.free()
             return self._cpu
 
     def _other(self) -> Detector:
         if self._cpu is None:
             raise ValueError("Expected a frame that this detector prepared, got another's: use its own prepare")
         return self._cpu
+
+
+def hand_over(fallback: Callable[[], Detector] | None, error: DeviceError) -> Detector:
+    """The detector that goes on after the last device is lost; the error where there is none."""
+    if fallback is None:
+        raise error
+    _LOG.error("%s; the CPU takes over", one_line(error))
+    try:
+        return fallback()
+    except AtomstreamError as failed:
+        raise DeviceError(f"{error}; nor can the CPU take over: {failed}") from None

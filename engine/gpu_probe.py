@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +18,7 @@ _DRIVER = 580  # the first driver that has it
 _ARCHITECTURE = (7, 5)  # older ones CUDA 13 has left behind
 _MAJOR, _MINOR = 75, 76  # cuDeviceGetAttribute: compute capability
 _EXTRA = "pip install atomstream[gpu]"
+_CUPY, _CUPY_MAJOR = ("cupy-cuda13x", "cupy"), 14  # as the extra asks for; "cupy" is conda's, and a build at home
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def parts() -> Iterator[Part]:
     yield _driver(driver)
     if driver is not None:
         yield from _gpus(driver)
-    yield _package("cupy", ("cupy-cuda13x", "cupy"), _EXTRA)
+    yield _cupy()
     yield _package("onnx", ("onnx",), _EXTRA)
     try:
         yield Part("TensorRT", find_tensorrt().name)
@@ -135,6 +136,26 @@ def _gpu(driver: Any, index: int) -> Part:
             f"GPU {index}", f"{text}, which CUDA 13 does not run on", "use a GPU from sm_75 on", needed=index == 0
         )
     return Part(f"GPU {index}", text)
+
+
+def _cupy() -> Part:
+    """All of its packages hold the same module, each for another CUDA: of two the one installed last is imported."""
+    installed = _cupy_packages()
+    wrong = [name for name in installed if name not in _CUPY]
+    if wrong:
+        remedy = f"pip uninstall {' '.join(installed)}, then {_EXTRA}"
+        return Part("cupy", f"{' '.join(wrong)}, which is not for CUDA 13", remedy)
+    part = _package("cupy", _CUPY, _EXTRA)
+    major = part.text.partition(".")[0]
+    if major.isdecimal() and int(major) < _CUPY_MAJOR:
+        return Part("cupy", f"{part.text}, which is too old", "pip install --upgrade atomstream[gpu]")
+    return part
+
+
+def _cupy_packages() -> list[str]:
+    """Names of the installed packages that hold CuPy, in one spelling."""
+    names = {str(found.metadata["Name"]).lower().replace("_", "-") for found in distributions()}
+    return sorted(name for name in names if name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")))
 
 
 def _package(module: str, distributions: tuple[str, ...], remedy: str, needed: bool = True) -> Part:

@@ -1,34 +1,33 @@
-"""An exported network run by torch on a GPU that has no TensorRT: the operations of the ONNX file, one after the other.
+"""An exported network run by torch on a GPU that has no TensorRT: the operations of the ONNX file, as a CUDA graph.
 
-The only module of engine that imports torch, and only when it is asked for. On a CPU torch runs it too, for the tests.
+Imported only when it is asked for. On a CPU torch runs it too, one operation after the other, for the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import RLock
 from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
 from engine.device import Array, Device, Stream
-from engine.errors import DeviceError, FrameError, ModelError, one_line
+from engine.errors import AtomstreamError, DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import INPUT, OUTPUT
+from engine.torch_operations import OPERATIONS, Options
 
-Values = list[Any]  # inputs of an operation: tensors, and lists of int where the graph computes with shapes
-Options = dict[str, Any]
-
-_TYPES = {
-    onnx.TensorProto.FLOAT: torch.float32,
-    onnx.TensorProto.FLOAT16: torch.float16,
-    onnx.TensorProto.INT64: torch.int64,
-    onnx.TensorProto.BOOL: torch.bool,
-}
+_LOADS = "install a torch that is built for the CUDA of this driver, or TensorRT"
+_RUNS = "run atomstream doctor, then restart"
+_NO_MEMORY = ("ALLOC_FAILED", "ALLOCATION_FAILED")  # in what cuDNN says where torch's own allocator was not asked
+_SETTINGS = RLock()  # of torch, which the process has one of; and graphs are captured one at a time
+_granted: dict[str, int] = {}  # bytes that our networks may take of each GPU through torch
+_LOG = logging.getLogger("atomstream")
 
 
 class TorchNetwork:
@@ -42,35 +41,41 @@ class TorchNetwork:
         Of it, for the name.
     where : str
         "cuda:0", or "cpu".
+    memory_MB : float, optional
+        Of the GPU, that torch may take for this network.
 
     Raises
     ------
     ModelError
-        A file that is no network, or holds an operation that is not among those of our exports.
+        A file that is no network, or holds an operation that is not among those of our exports; a torch that does not
+        run there.
+    FrameError
+        "no_memory": not even for the weights.
     """
 
-    capturable = False  # torch's allocator wants graphs of its own making
+    capturable = False  # in a plan's graph: torch's allocator wants graphs of its own making
 
-    def __init__(self, device: Device, network: bytes, precision: str, where: str) -> None:
-        self._device, self._where = device, where
-        if where != "cpu":  # float32 is float32: as TF32, torch's default, the last convolution would move the atoms
-            cudnn: Any = torch.backends.cudnn
-            cudnn.conv.fp32_precision = "ieee"
-        try:
-            graph = onnx.load_from_string(network).graph
-        except Exception as error:  # protobuf raises classes of its own, which differ from version to version
-            raise ModelError(f"Expected a network in ONNX, got {one_line(error)}: export the model again") from None
-        unknown = sorted({node.op_type for node in graph.node} - set(_OPERATIONS))
-        if unknown or [value.name for value in (*graph.input, *graph.output)] != [INPUT, OUTPUT]:
-            raise ModelError(
-                f"Expected a network from {INPUT} to {OUTPUT} of operations that torch is told of here, "
-                f"got {', '.join(unknown) or 'other names'}: install TensorRT, or export the model again"
-            )
-        self._nodes = [(_OPERATIONS[n.op_type], list(n.input), list(n.output), _options(n)) for n in graph.node]
+    def __init__(
+        self, device: Device, network: bytes, precision: str, where: str, memory_MB: float | None = None
+    ) -> None:
+        self._device, self._where, self._share = device, where, 0
+        graph = _read(network)
+        self._nodes = [(OPERATIONS[n.op_type], list(n.input), list(n.output), _options(n)) for n in graph.node]
         self._last = _last_uses(self._nodes)
         self._weights: dict[str, Any] = {"": None}
-        for weight in graph.initializer:
-            self._weights[weight.name] = _weight(numpy_helper.to_array(weight), where)
+        self._on_gpu = self.captures = where.startswith("cuda")
+        self.pool: Any = None  # that its graphs work in
+        numbers = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+        try:
+            with self._active(_LOADS):
+                if self._on_gpu and memory_MB is not None:
+                    self._share = _grant(where, int(memory_MB * 1e6))
+                for weight in graph.initializer:
+                    there = "cpu" if weight.name in numbers else where
+                    self._weights[weight.name] = _weight(numpy_helper.to_array(weight), there)
+        except AtomstreamError:
+            self.close()
+            raise
         self.backend = f"torch {torch.__version__} {precision}"
 
     def ready(self, size: tuple[int, int]) -> None:
@@ -81,23 +86,8 @@ class TorchNetwork:
 
     def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
         """What puts a run into a stream; torch keeps the memory that it works in for the next."""
-        return lambda stream: self._enqueue(stream, pixels, maps)
-
-    def _enqueue(self, stream: Stream, pixels: Array, maps: Array) -> None:
-        on_stream: Any = nullcontext()
-        if self._where != "cpu":
-            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(self._device.handle(stream), device=self._where))
-        try:
-            with on_stream, torch.inference_mode():
-                answer = self.run(from_dlpack(pixels))
-                from_dlpack(maps).copy_(answer)
-        except torch.OutOfMemoryError as error:
-            said = one_line(error)[:200]
-            raise FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin") from None
-        except torch.AcceleratorError as error:
-            raise DeviceError(
-                f"{self._where}: expected an answer, got {one_line(error)[:200]}: run atomstream doctor, then restart"
-            ) from None
+        with self._active(_RUNS):
+            return _Bound(self, from_dlpack(pixels), from_dlpack(maps)).run
 
     def run(self, pixels: Tensor) -> Tensor:
         """(1, C, H, W) to (1, M, h, w) float32."""
@@ -111,9 +101,125 @@ class TorchNetwork:
         answer: Tensor = values[OUTPUT]
         return answer
 
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[Any]:
+        """In a stream of the device, which is torch's of it; None where torch runs on the CPU."""
+        with self._active(_RUNS):
+            if not self._on_gpu:
+                yield None
+                return
+            there: Any = torch.cuda.ExternalStream(self._device.handle(stream), device=self._where)
+            with torch.cuda.stream(there):
+                yield there
+
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights, and what torch kept to work in."""
         self._weights.clear()
+        self.pool = None
+        share, self._share = self._share, 0
+        if share:
+            with suppress(RuntimeError):  # of a GPU that is lost
+                _grant(self._where, -share)
+
+    @contextmanager
+    def _active(self, remedy: str) -> Iterator[None]:
+        """On the device, torch's errors as ours."""
+        try:
+            with self._device.active():
+                yield
+        except (AssertionError, RuntimeError) as error:  # the former of a torch that was built for CPUs
+            said = one_line(error)[:200]
+            if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY):
+                raise FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin") from None
+            raise DeviceError(f"{self._where}: expected an answer of torch, got {said}: {remedy}") from None
+
+
+class _Bound:
+    """A network on buffers for good. Its first run makes what the operations need; on a GPU they then are a graph."""
+
+    def __init__(self, network: TorchNetwork, pixels: Tensor, maps: Tensor) -> None:
+        self._network, self._pixels, self._maps = network, pixels, maps
+        self._graph: Any = None
+        self._ran = False
+
+    def run(self, stream: Stream) -> None:
+        """Put a run into a stream."""
+        with self._network.on(stream) as there:
+            if self._graph is None and self._ran and self._network.captures:
+                self._graph = self._capture(there)
+            if self._graph is None:
+                self._run_operations()
+            else:
+                self._graph.replay()
+        self._ran = True
+
+    def _run_operations(self) -> None:
+        with _exact(), torch.inference_mode():
+            self._maps.copy_(self._network.run(self._pixels))
+
+    def _capture(self, stream: Any) -> Any:
+        """The operations as one graph; None where that cannot be, and then it is not tried again.
+
+        All graphs of a network work in the same memory: they run one after the other, and leave nothing there.
+        """
+        network, graph = self._network, torch.cuda.CUDAGraph()
+        try:
+            if network.pool is None:
+                network.pool = torch.cuda.graph_pool_handle()
+            # SYNC: once for each plan, by torch. Relaxed: other threads allocate meanwhile, through CuPy.
+            with _exact(), torch.cuda.graph(graph, network.pool, stream, capture_error_mode="relaxed"):
+                self._run_operations()
+        except RuntimeError as error:
+            _LOG.warning("No CUDA graph of torch, operations go one by one: %s", one_line(error)[:200])
+            network.captures = False
+            return None
+        return graph
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Float32 is float32 meanwhile: as TF32, torch's default, the last convolution would move the atoms."""
+    cudnn: Any = torch.backends.cudnn
+    with _SETTINGS:
+        before = cudnn.conv.fp32_precision
+        cudnn.conv.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            cudnn.conv.fp32_precision = before
+
+
+def _grant(where: str, share: int) -> int:
+    """Let torch take so many bytes more of a GPU, or less again; how many it was.
+
+    The limit is the process's. Where somebody else has memory there through torch already, theirs would be limited
+    too: none is set.
+    """
+    with _SETTINGS:
+        if share < 0:
+            torch.cuda.empty_cache()  # else what we leave behind would be taken for somebody else's
+        elif where not in _granted and torch.cuda.memory_reserved(where) > 0:
+            return 0
+        ours = _granted.pop(where, 0) + share
+        fraction = ours / torch.cuda.get_device_properties(where).total_memory if ours else 1.0
+        torch.cuda.set_per_process_memory_fraction(min(1.0, fraction), where)
+        if ours:
+            _granted[where] = ours
+    return share
+
+
+def _read(network: bytes) -> Any:
+    try:
+        graph = onnx.load_from_string(network).graph
+    except Exception as error:  # protobuf raises classes of its own, which differ from version to version
+        raise ModelError(f"Expected a network in ONNX, got {one_line(error)}: export the model again") from None
+    unknown = sorted({node.op_type for node in graph.node} - set(OPERATIONS))
+    if unknown or [value.name for value in (*graph.input, *graph.output)] != [INPUT, OUTPUT]:
+        raise ModelError(
+            f"Expected a network from {INPUT} to {OUTPUT} of operations that torch is told of here, "
+            f"got {', '.join(unknown) or 'other names'}: install TensorRT, or export the model again"
+        )
+    return graph
 
 
 def _last_uses(nodes: list[tuple[Any, list[str], list[str], Options]]) -> list[set[str]]:
@@ -130,116 +236,9 @@ def _weight(values: Any, where: str) -> Tensor:
     tensor = torch.from_numpy(values.copy())
     if tensor.dtype == torch.int64:
         return tensor
-    tensor = tensor.to(where)
-    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    # Laid out on the CPU: a kernel that does it on the GPU is in another stream than ours, which does not wait for it.
+    return (tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor).to(where)
 
 
 def _options(node: Any) -> Options:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _conv(inputs: Values, options: Options) -> Tensor:
-    x, weight, bias = (*inputs, None)[:3]
-    top, left, bottom, right = options.get("pads", [0, 0, 0, 0])
-    if (top, left) != (bottom, right):
-        x = functional.pad(x, (left, right, top, bottom))
-        top = left = 0
-    strides, dilations = options.get("strides", [1, 1]), options.get("dilations", [1, 1])
-    return functional.conv2d(x, weight, bias, strides, (top, left), dilations, options.get("group", 1))
-
-
-def _max_pool(inputs: Values, options: Options) -> Tensor:
-    top, left, _, _ = options.get("pads", [0, 0, 0, 0])
-    return functional.max_pool2d(inputs[0], options["kernel_shape"], options.get("strides", [1, 1]), (top, left))
-
-
-def _resize(inputs: Values, options: Options) -> Tensor:
-    """Nearest by whole factors, as the exported networks do it."""
-    scales = [float(scale) for scale in inputs[2]]
-    if options.get("mode") not in (b"nearest", None) or any(scale != int(scale) for scale in scales):
-        raise ModelError(f"Expected a nearest resize by whole factors, got {scales}: install TensorRT")
-    x: Tensor = inputs[0]
-    return functional.interpolate(x, scale_factor=tuple(scales[2:]), mode="nearest")
-
-
-def _split(inputs: Values, options: Options) -> tuple[Tensor, ...]:
-    """By the sizes that are given, else into so many parts, of which the last may be smaller."""
-    x, sizes = (*inputs, None)[:2]
-    axis = options.get("axis", 0)
-    parts: int | list[int] = -(-x.shape[axis] // options["num_outputs"]) if sizes is None else [int(k) for k in sizes]
-    return torch.split(x, parts, dim=axis)
-
-
-def _reshape(inputs: Values, options: Options) -> Tensor:
-    x, shape = inputs
-    sizes = [int(size) for size in shape]
-    if not options.get("allowzero"):
-        sizes = [x.shape[k] if size == 0 else size for k, size in enumerate(sizes)]
-    return x.reshape(sizes) if isinstance(x, Tensor) else torch.tensor(x)
-
-
-def _shape(inputs: Values, options: Options) -> Tensor:
-    return torch.tensor(inputs[0].shape[options.get("start", 0) : options.get("end")])
-
-
-def _div(inputs: Values, options: Options) -> Tensor:
-    a, b = inputs
-    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
-
-
-def _clip(inputs: Values, options: Options) -> Tensor:
-    x, low, high = (*inputs, None, None)[:3]
-    return torch.clamp(x, low, high)
-
-
-def _constant(inputs: Values, options: Options) -> Tensor:
-    return torch.from_numpy(numpy_helper.to_array(options["value"]).copy())
-
-
-def _cast(inputs: Values, options: Options) -> Tensor:
-    x: Tensor = inputs[0]
-    return x.to(_TYPES[options["to"]])
-
-
-def _quantise(inputs: Values, options: Options) -> Tensor:
-    """With one scale; emulated, for a look at what INT8 costs: TensorRT is what computes in it."""
-    x, scale, zero = inputs
-    steps: Tensor = torch.round(x / scale) + zero
-    return steps.clamp(-128, 127).to(torch.int8)
-
-
-def _dequantise(inputs: Values, options: Options) -> Tensor:
-    x, scale, zero = inputs
-    along = [-1 if k == options.get("axis", 1) else 1 for k in range(x.ndim)] if scale.ndim else []
-    steps: Tensor = x.to(scale.dtype) - zero.to(scale.dtype).reshape(along)
-    values: Tensor = steps * scale.reshape(along)
-    return values
-
-
-_OPERATIONS: dict[str, Callable[[Values, Options], Any]] = {
-    "Add": lambda x, _: x[0] + x[1],
-    "And": lambda x, _: x[0] & x[1],
-    "Cast": _cast,
-    "Clip": _clip,
-    "Concat": lambda x, o: torch.cat(x, dim=o["axis"]),
-    "Constant": _constant,
-    "Conv": _conv,
-    "DequantizeLinear": _dequantise,
-    "Div": _div,
-    "Equal": lambda x, _: x[0] == x[1],
-    "Expand": lambda x, _: x[0].expand([int(size) for size in x[1]]),
-    "Less": lambda x, _: x[0] < x[1],
-    "Max": lambda x, _: torch.maximum(x[0], x[1]),
-    "MaxPool": _max_pool,
-    "Mul": lambda x, _: x[0] * x[1],
-    "QuantizeLinear": _quantise,
-    "Relu": lambda x, _: torch.relu(x[0]),
-    "Reshape": _reshape,
-    "Resize": _resize,
-    "Shape": _shape,
-    "Sigmoid": lambda x, _: torch.sigmoid(x[0]),
-    "Split": _split,
-    "Sub": lambda x, _: x[0] - x[1],
-    "Transpose": lambda x, o: x[0].permute(o["perm"]),
-    "Where": lambda x, _: torch.where(x[0], x[1], x[2]),
-}

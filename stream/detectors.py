@@ -21,17 +21,18 @@ def load_detectors(configs: Sequence[ServeConfig]) -> Iterator[list[Detector]]:
     with ExitStack() as stack:
         shared: dict[tuple[str | float, ...], Detector] = {}
         detectors = []
+        kinds = max(2, len(configs))  # of frames: each source has its own, and two where its camera changes its binning
         for config in configs:
             key = (config.model, config.backend, config.precision, config.device, config.memory_MB)
             with telling(config, len(configs)):
-                detector = shared.get(key) or stack.enter_context(_load(config))
+                detector = shared.get(key) or stack.enter_context(_load(config, kinds))
             if not detector.backend.startswith(_ON_CPU):
                 shared[key] = detector
             detectors.append(detector)
         yield detectors
 
 
-def _load(config: ServeConfig) -> Detector:
+def _load(config: ServeConfig, kinds: int) -> Detector:
     return load_detector(
         config.model,
         config.backend,
@@ -40,4 +41,5 @@ def _load(config: ServeConfig) -> Detector:
         config.side_by_side,
         config.device,
         config.memory_MB,
+        kinds,
     )

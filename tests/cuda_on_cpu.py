@@ -103,6 +103,9 @@ class HostDevice:
         self.log.append(("constant", values.shape))
         return values.copy()
 
+    def trim(self) -> None:
+        self.log.append(("trim",))
+
     def stream(self) -> int:
         self._streams += 1
         return self._streams

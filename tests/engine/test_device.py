@@ -77,7 +77,15 @@ def fake_cupy(calls):
     properties = {"name": b"H200", "major": 9, "minor": 0}
     made = ModuleType("cupy")
     made.RawModule = Module
-    pool = SimpleNamespace(set_limit=lambda size: calls.append(("limit", size)), malloc="malloc of the pool")
+    pool = SimpleNamespace(
+        set_limit=lambda size: calls.append(("limit", size)),
+        malloc="malloc of the pool",
+        free_all_blocks=lambda: calls.append(("trim",)),
+    )
+    pinned = SimpleNamespace(
+        malloc=lambda size: calls.append(("pinned", size)) or bytearray(size),
+        free_all_blocks=lambda: calls.append(("trim pinned",)),
+    )
     made.ndarray = Array
     made.asarray = lambda values: calls.append(("asarray",)) or Array("device", values)
     made.zeros = lambda shape, dtype: calls.append(("zeros",)) or ("device", shape)
@@ -89,7 +97,7 @@ def fake_cupy(calls):
         MemoryPool=lambda: pool,
         using_allocator=Context,
         get_current_stream=lambda: SimpleNamespace(synchronize=lambda: calls.append(("settle",))),
-        alloc_pinned_memory=bytearray,
+        PinnedMemoryPool=lambda: pinned,
         runtime=SimpleNamespace(
             getDeviceProperties=lambda index: properties,
             memGetInfo=lambda: (5_000, 9_000),
@@ -234,6 +242,16 @@ class TestCupyDevice:
         assert cupy.calls[1:3] == [("enter", "malloc of the pool"), ("zeros",)]
         assert not hasattr(cupy, "get_default_memory_pool")
 
+    def test_pinned_memory_too_and_what_was_freed_of_both_is_the_drivers_again(self, cupy):
+        device = CupyDevice(3)
+        cupy.calls.clear()
+        device.pinned((2, 3), np.uint16)
+        device.trim()
+        order = [call for call in cupy.calls if call[0] not in ("enter", "exit")]
+        assert order == [("pinned", 12), ("trim",), ("trim pinned",)]
+        assert not hasattr(cupy, "get_default_pinned_memory_pool")
+        assert cupy.calls.count(("enter", "device 3")) == 2  # a pool frees those of the GPU that is current
+
     def test_an_upload_follows_the_callers_own_stream(self, cupy):
         device = CupyDevice()
         cupy.calls.clear()
@@ -280,7 +298,9 @@ def test_the_real_cupy_has_what_is_called_on_it():
     assert callable(event.record)
     assert callable(event.synchronize)
     assert callable(cupy.cuda.Graph.launch)
-    assert callable(cupy.cuda.alloc_pinned_memory)
+    assert callable(cupy.cuda.PinnedMemoryPool.malloc)
+    for pool in (cupy.cuda.MemoryPool, cupy.cuda.PinnedMemoryPool):
+        assert callable(pool.free_all_blocks)
     assert callable(cupy.cuda.get_current_stream)
     assert callable(cupy.from_dlpack)
     assert callable(cupy.cuda.using_allocator)

@@ -7,7 +7,7 @@ import pytest
 
 from engine import FileError, FrameError, ModelError, detector, gpu, load_detector
 from engine.device_plan import DeviceNetwork
-from engine.gpu import build_ahead, first_range, load_on_gpu, network_bytes, open_tensorrt
+from engine.gpu import build_ahead, first_range, load_on_gpu, network_bytes, open_tensorrt, open_torch
 from engine.half import halved
 from engine.network import map_count
 from engine.spec import ModelSpec, file_sha256
@@ -86,6 +86,18 @@ class TestChoice:
             assert loaded.backend == "torch f16, CPU sm_0"
         assert "pip install it; torch runs the network instead" in caplog.text
 
+    def test_where_neither_works_both_are_told_in_one_line(self, machine, tiny_model, caplog):
+        machine.errors |= {"tensorrt": "Expected TensorRT, got none: install it", "torch": "Expected CUDA: mend torch"}
+        said = "Expected TensorRT, got none: install it; nor can torch run the network: Expected CUDA: mend torch"
+        with pytest.raises(ModelError) as caught:
+            load_detector(tiny_model, device="cuda")
+        assert str(caught.value) == said
+        assert "torch runs" not in caplog.text
+        with load_detector(tiny_model, device="auto") as loaded:
+            assert loaded.backend.startswith("openvino")
+        with pytest.raises(ModelError, match=r"^Expected CUDA: mend torch$"):
+            load_detector(tiny_model, backend="torch")
+
     @pytest.mark.parametrize("backend", ["auto", "tensorrt"])
     def test_every_gpu_that_can_be_used(self, machine, tiny_model, backend):
         with load_detector(tiny_model, backend=backend, device="cuda:all") as loaded:
@@ -150,7 +162,8 @@ class TestChoice:
             with load_detector(tiny_model, device=device) as loaded:
                 assert (loaded._fallback is not None) == has
         with load_detector(tiny_model, device="cuda:all") as loaded:
-            assert all(member._fallback is not None for member in loaded._members)
+            assert loaded._fallback is not None  # one for all: none of them needs a CPU while another GPU works
+            assert all(member._fallback is None for member in loaded._members)
         with load_detector(tiny_model, device="auto") as loaded, loaded._fallback() as other:
             assert other.backend.startswith("openvino")
 
@@ -171,6 +184,13 @@ class TestChoice:
 
 
 class TestNetwork:
+    def test_torch_may_take_half_of_the_memory_as_tensorrt_may(self, monkeypatch):
+        torch_network = pytest.importorskip("engine.torch_network")
+        told = []
+        monkeypatch.setattr(torch_network, "TorchNetwork", lambda *arguments: told.append(arguments[1:]))
+        open_torch(HostDevice({}), 2, b"network", "f16", 3000)
+        assert told == [(b"network", "f16", "cuda:2", 1500)]
+
     def test_half_is_made_of_the_file_that_was_verified(self, tiny_model):
         spec = ModelSpec.read(tiny_model)
         content = tiny_model.with_suffix(".onnx").read_bytes()

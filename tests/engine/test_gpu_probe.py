@@ -1,5 +1,6 @@
 import ctypes
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(gpu_probe, "load_driver", lambda: driver)
         monkeypatch.setattr(gpu_probe, "find_spec", lambda name: name if name in installed else None)
         monkeypatch.setattr(gpu_probe, "version", version)
+        packages = [SimpleNamespace(metadata={"Name": name}) for name in versions]
+        monkeypatch.setattr(gpu_probe, "distributions", lambda: packages)
         monkeypatch.setattr(gpu_probe, "driver_version", lambda: None)
         monkeypatch.setattr(gpu_probe, "find_tensorrt", find)
 
@@ -85,6 +88,18 @@ def test_a_machine_that_has_everything(machine):
             "GTX 1080, .* sm_61, which CUDA 13 does not run on",
         ),
         ({"driver": FakeDriver(), "onnx": "1.23"}, r"cupy: not installed: pip install atomstream\[gpu\]"),
+        (
+            {"driver": FakeDriver(), "cupy_cuda12x": "14.2", "onnx": "1.23"},
+            r"cupy: cupy-cuda12x, which is not for CUDA 13: pip uninstall cupy-cuda12x, then pip install atomstream",
+        ),
+        (
+            {"driver": FakeDriver(), "cupy-rocm-5-0": "13.0", **WHOLE},
+            "cupy: cupy-rocm-5-0, which is not for CUDA 13: pip uninstall cupy-cuda13x cupy-rocm-5-0, then",
+        ),
+        (
+            {"driver": FakeDriver(), "cupy-cuda13x": "13.6", "onnx": "1.23"},
+            r"cupy: 13.6, which is too old: pip install --upgrade atomstream\[gpu\]",
+        ),
         ({"driver": FakeDriver(), "cupy-cuda13x": "14.2"}, r"onnx: not installed: pip install atomstream\[gpu\]"),
         (
             {"driver": FakeDriver(), "tensorrt": None, **WHOLE},

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from engine import Frame, FrameError, ModelError, load_detector
-from engine.device_plan import PLACES, PLANS, Ledger
+from engine.device_plan import PLACES, Ledger
 from engine.errors import DeviceError
+from tests.cuda_on_cpu import OnDevice
 from tests.engine.host_network import expect_same_atoms, some_frame
 
 
@@ -69,7 +70,7 @@ class TestTrouble:
                 FrameError, match=r"GPU expects [45] MB for buffers of 1500 x 48 .* limit of 100 MB, got"
             ):
                 detector.detect(frame)
-            sizes.append(detector._most_pixels)
+            sizes.append(detector._plans.most_pixels)
         assert sizes[0] == 1504 * 48 // 2
         assert len(detector.detect(frame)) > 100
         assert detector._device_network.sizes == [(656, 48)]
@@ -102,35 +103,15 @@ class TestTrouble:
         detector = make(tiny_model)
         detector.detect(some_frame(draw_frame))
         ledger = Ledger()
-        detector._plan(ledger, next(iter(detector._plans)))
+        detector._plans._plan(ledger, next(iter(detector._plans.kept)))
         assert ledger.bytes == sum(array.nbytes for array in taken) > 100_000
-
-    @pytest.mark.parametrize("what", ["shrink", "another kind", "close"])
-    def test_buffers_are_freed_once_nothing_runs_on_them(self, make, tiny_model, draw_frame, cuda_on_cpu, what):
-        detector = make(tiny_model)
-        frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 1)]
-        for frame in frames[:PLANS]:
-            detector.infer(detector.prepare(frame))  # and its atoms are never asked for
-        plan = next(iter(detector._plans.values()))
-        cuda_on_cpu.log.clear()
-        if what == "shrink":
-            plan.least_pixels = 0
-            detector._shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
-        elif what == "another kind":
-            detector.prepare(frames[PLANS])
-        else:
-            detector.close()
-        assert plan not in detector._plans.values()
-        streams = (detector._uploads, detector._computes, detector._fetches)
-        waits = [entry for stream in streams for entry in (("record", stream), ("synchronize", stream))]
-        assert cuda_on_cpu.log[: len(waits)] == waits
 
     def test_buffers_of_other_frames_make_room(self, make, tiny_model, draw_frame, scarce):
         detector = make(tiny_model)
         detector.detect(some_frame(draw_frame))
-        scarce(lambda: detector._plans)
+        scarce(lambda: detector._plans.kept)
         assert len(detector.detect(some_frame(draw_frame, (112, 112)))) > 0
-        assert len(detector._plans) == 1
+        assert len(detector._plans.kept) == 1
 
     def test_a_size_without_an_engine_does_not_shrink_anything(self, make, tiny_model, draw_frame):
         detector = make(tiny_model)
@@ -139,11 +120,11 @@ class TestTrouble:
             raise FrameError("no_engine", "GPU expects an engine, got none yet: wait")
 
         detector._device_network.ready = not_yet
-        before = detector._most_pixels
+        before = detector._plans.most_pixels
         for _ in range(2 * PLACES):
             with pytest.raises(FrameError, match="none yet"):
                 detector.detect(some_frame(draw_frame))
-        assert detector._most_pixels == before
+        assert detector._plans.most_pixels == before
 
     def test_a_kind_of_frame_that_has_its_engine_keeps_it(self, make, tiny_model, draw_frame):
         """Whatever is built for others meanwhile."""
@@ -174,6 +155,27 @@ class TestTrouble:
                 detector.detect(frame)
         assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
         assert detector.backend == "openvino f32"
+
+    @pytest.mark.parametrize("step", ["adopt", "copy", "synchronize"])
+    def test_pixels_on_a_lost_device_are_refused_as_a_frame(
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, step
+    ):
+        detector = make(tiny_model, fallback=lambda: load_detector(tiny_model, precision="f32"))
+        frame = some_frame(draw_frame)
+        there = Frame(OnDevice(frame.pixels), frame.sampling_A)
+        taken = detector.take(there)
+
+        def lost(*arguments):
+            raise DeviceError("GPU 0: expected an answer, got cudaErrorDeviceUnavailable: restart")
+
+        monkeypatch.setattr(cuda_on_cpu, step, lost)
+        for _ in range(2):
+            with pytest.raises(FrameError, match=r"Engine expects pixels of NumPy .*: copy them") as caught:
+                detector.detect(there)
+            assert caught.value.reason == "unknown_dtype"
+        with pytest.raises(FrameError, match="copy them"):  # what was taken while there was a GPU
+            detector.prepare(taken)
+        assert detector.detect(frame).positions.tolist() == reference.detect(frame).positions.tolist()
 
     def test_a_cpu_that_cannot_take_over_is_an_error_of_the_device(
         self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch

@@ -8,7 +8,7 @@ import pytest
 
 from engine.device import KERNELS, OPTIONS, kernel_files
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
 FILES = sorted(kernel_files())
 
 

@@ -37,9 +37,11 @@ def candidates(device, maps, spec, frame_shape=None, scale=(1.0, 1.0), cells=Non
     )
     each = thresholds or (spec.threshold,) * len(spec.classes)
     arguments = np.ascontiguousarray(maps.values), np.array(each, np.float32), np.ones(1, np.int32), values
+    # Held until all is fetched: a launch does not wait, and memory that is let go may be another's while it runs.
+    there, contrast = [device.constant(one) for one in arguments], device.zeros((1,), np.int32)
     stream = device.stream()
-    device.launch(stream, "begin", 1, device.zeros((1,), np.int32), found)
-    device.launch(stream, "peaks", cells[0] * cells[1], *map(device.constant, arguments), found)
+    device.launch(stream, "begin", 1, contrast, found)
+    device.launch(stream, "peaks", cells[0] * cells[1], *there, found)
     rows = fetched(device, stream, found).view(CANDIDATE)
     count = int(rows[0]["cell"])
     return rows[1 : 1 + min(count, capacity)], count
@@ -201,7 +203,8 @@ class TestCandidates:
             tiny_spec, cells=(3, 3), padded=(3, 3), frame_shape=(6, 6), scale=(1, 1), sampling_A=0.2, capacity=9
         )
         arguments = np.ones((6, 3, 3), np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), values
-        device.launch(stream, "peaks", 9, *map(device.constant, arguments), found)
+        there = [device.constant(one) for one in arguments]  # held until all is fetched
+        device.launch(stream, "peaks", 9, *there, found)
         assert not fetched(device, stream, found).any()
 
 

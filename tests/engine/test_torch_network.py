@@ -1,5 +1,6 @@
 """The fallback network: torch on the CPU here, the same operations on a GPU."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from onnx import helper
 
-from engine import FrameError, ModelError
+from engine import FrameError, ModelError, torch_network
 from engine.errors import DeviceError
 from engine.half import halved
 from engine.network import OpenVinoNetwork, map_count
@@ -25,9 +26,9 @@ def pixels(height, width, channels=1):
 
 def answers(network, image, maps=6):
     out = np.zeros((1, maps, image.shape[2] // 2, image.shape[3] // 2), np.float32)
-    torch_network = TorchNetwork(HostDevice({}), network, "f32", "cpu")
-    torch_network.ready(image.shape[2:])
-    torch_network.bind(1, image, out)(1)
+    on_cpu = TorchNetwork(HostDevice({}), network, "f32", "cpu")
+    on_cpu.ready(image.shape[2:])
+    on_cpu.bind(1, image, out)(1)
     return out[0]
 
 
@@ -65,29 +66,85 @@ def test_its_name_says_torch():
     network.close()
 
 
-def test_on_a_gpu_float32_is_not_rounded_to_tf32():
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "tf32"
-    try:
-        TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "meta")  # nothing is run
-        assert convolutions.fp32_precision == "ieee"
-    finally:
-        convolutions.fp32_precision = before
+def opened(where="cuda:0", memory_MB=None):
+    return TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", where, memory_MB)
+
+
+def bound(network):
+    return network.bind(1, pixels(16, 16), np.zeros((1, 6, 8, 8), np.float32))
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="expected a torch for CPUs only, found one with CUDA")
+@pytest.mark.parametrize("memory_MB", [None, 1000])
+def test_a_torch_for_cpus_is_an_error_of_ours(memory_MB):
+    with pytest.raises(
+        ModelError, match=r"cuda:0: expected .* got Torch not compiled with CUDA enabled: install a torch"
+    ):
+        opened(memory_MB=memory_MB)
+
+
+def test_weights_are_laid_out_before_they_go_up(monkeypatch):
+    """What runs on the GPU while a network loads is not waited for by the stream that it is used in."""
+    moved = []
+
+    class Weight(torch.Tensor):
+        def to(self, *where, **layout):
+            moved.append(layout or where)
+            return super().to(*where, **layout)
+
+    monkeypatch.setattr(torch, "from_numpy", lambda values: torch.tensor(values).as_subclass(Weight))
+    there = torch_network._weight(np.zeros((4, 3, 2, 2), np.float32), "meta")
+    assert moved == [{"memory_format": torch.channels_last}, ("meta",)]
+    assert there.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_nothing_that_lies_on_the_gpu_is_read_on_the_way():
+    """It would be a wait with every frame, and no graph. On "meta" there is nothing to read."""
+    for name in list_models():
+        spec = ModelSpec.read(find_spec(name))
+        content = find_spec(name).with_suffix(".onnx").read_bytes()
+        image = torch.zeros(1, spec.channels, 2 * spec.multiple, 3 * spec.multiple, device="meta")
+        for network in (content, halved(content)):
+            with torch.inference_mode():
+                answer = TorchNetwork(HostDevice({}), network, "f32", "meta").run(image)
+            assert answer.device.type == "meta"
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(torch.OutOfMemoryError, FrameError), (torch.AcceleratorError, DeviceError)]
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA error:\nunspecified"), FrameError),
+        (RuntimeError("CUDA error:\nunspecified CUDNN_STATUS_ALLOC_FAILED"), FrameError),
+        (torch.AcceleratorError("CUDA error:\nunspecified"), DeviceError),
+        (RuntimeError("CUDA error:\nunspecified cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError),
+    ],
 )
 def test_errors_of_the_gpu_are_ours_in_one_line(monkeypatch, error, kind):
     def fail(pixels):
-        raise error("CUDA error:\nunspecified")
+        raise error
 
-    network = TorchNetwork(HostDevice({}), tiny_network(TINY).SerializeToString(), "f32", "cpu")
+    network = opened("cpu")
     monkeypatch.setattr(network, "run", fail)
-    enqueue = network.bind(1, np.zeros((1, 1, 16, 16), np.float32), np.zeros((1, 6, 8, 8), np.float32))
-    with pytest.raises(kind, match=r"xpect.*, got CUDA error: unspecified: "):
-        enqueue(1)
+    with pytest.raises(kind, match=r"xpect.*, got CUDA error: unspecified.*: "):
+        bound(network)(1)
+
+
+def test_it_runs_on_its_device(monkeypatch):
+    """Which CUDA asks the calling thread for."""
+    entered = []
+
+    @contextmanager
+    def active():
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    network = opened("cpu")
+    monkeypatch.setattr(network._device, "active", active)
+    run = network.run
+    monkeypatch.setattr(network, "run", lambda there: entered.append("run") or run(there))
+    bound(network)(1)
+    assert entered == ["in", "out", "in", "run", "out"]
 
 
 @pytest.mark.parametrize("options", [{"num_outputs": 2}, {}])

@@ -39,10 +39,20 @@ def test_on_a_gpu_sources_that_agree_have_one_between_them(monkeypatch: pytest.M
 
 def test_a_gpus_memory_is_limited_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[object] = []
-    monkeypatch.setattr(detectors, "load_detector", lambda *told: limits.append(told[-1]) or Loaded("tensorrt f16"))
+    monkeypatch.setattr(detectors, "load_detector", lambda *told: limits.append(told[-2]) or Loaded("tensorrt f16"))
     with load_detectors(sources({}, {"memory_MB": 900.0})) as loaded:
         assert loaded[0] is not loaded[1]
     assert limits == [4096, 900]
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(1, 2), (2, 2), (3, 3)])
+def test_a_gpu_keeps_buffers_for_the_frames_of_every_source(
+    monkeypatch: pytest.MonkeyPatch, count: int, kinds: int
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(detectors, "load_detector", lambda *told: asked.append(told[-1]) or Loaded("tensorrt f16"))
+    with load_detectors(sources(*[{}] * count)):
+        assert asked == [kinds]
 
 
 def test_on_the_cpu_each_has_its_own(tiny_model: Path) -> None:

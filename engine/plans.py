@@ -1,0 +1,182 @@
+"""The plans of one detector, by the kind of their frames: made with the first of them, those that ran last are kept.
+
+Freed once nothing runs on them: their memory may be another's at once. All but `ticket` is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from engine.device import Device, Stream
+from engine.device_plan import PLANS, DeviceNetwork, Kind, Ledger, Place, Plan
+from engine.device_prepare import device_dtype
+from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
+from engine.frame import Frame
+from engine.prepare import network_shape
+from engine.spec import ModelSpec
+
+_BYTES_PER_PIXEL = 64  # of activations, a network pixel
+_MOMENT_S, _AGAIN_S = 10.0, 600.0  # kinds that push each other out within a moment are told of, and again so much later
+_LOG = logging.getLogger("atomstream")
+
+
+class Ticket:
+    """A frame's right to its place; given back once, by `release` or when nobody holds the frame any more."""
+
+    def __init__(self, plan: Plan, dropped: set[Plan]) -> None:
+        self.plan, self._dropped = plan, dropped
+        self._place: Place | None = plan.free.get()
+
+    @property
+    def place(self) -> Place:
+        """Its memory."""
+        if self._place is None:
+            raise ValueError("Expected a frame on its way, got one whose atoms were already located: prepare it again")
+        return self._place
+
+    def release(self) -> None:
+        """Let another frame have the place. What was enqueued for this one runs before what will be for that."""
+        place, self._place = self._place, None
+        if place is not None:
+            if not place.located:  # what was enqueued may still run, on buffers that nobody else may hold any more
+                self._dropped.add(self.plan)
+            self.plan.free.put(place)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_place"):
+            self.release()
+
+
+class Plans:
+    """Plans for the kinds of frames that ran last.
+
+    Parameters
+    ----------
+    streams : sequence of Stream
+        All that the plans' buffers are used in.
+    memory_MB : float
+        Of the device, roughly; a quarter of it is for the network's activations, larger frames run in strips.
+    kinds : int
+        How many are kept.
+    replaceable : bool
+        Whether frames that find no room for their buffers are another detector's: DeviceError where no strip helps.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        spec: ModelSpec,
+        network: DeviceNetwork,
+        streams: Sequence[Stream],
+        *,
+        memory_MB: float,
+        kinds: int = PLANS,
+        replaceable: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device, self._spec, self._network, self._streams = device, spec, network, streams
+        self._memory_MB, self._kinds, self._replaceable, self._clock = memory_MB, kinds, replaceable, clock
+        self._budget_pixels = int(memory_MB * 1e6 / 4 / _BYTES_PER_PIXEL)
+        self.most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
+        self.kept: OrderedDict[Kind, Plan] = OrderedDict()
+        self._dropped: set[Plan] = set()  # of frames that nobody waited for, until the device is waited for
+        self._evicted_s = self._told_s = -math.inf
+
+    def of(self, frame: Frame) -> Plan:
+        """For frames like this one; made, and one that ran longest ago freed, when the first of them comes."""
+        pixels = frame.pixels
+        shape = (pixels.shape[0] if pixels.ndim == 3 else 1, *frame.shape)
+        dtype = device_dtype(pixels.dtype).name
+        kind = Kind(shape, network_shape(frame, self._spec), dtype, frame.mask is not None, frame.sampling_A)
+        plan = self.kept.get(kind)
+        if plan is None:
+            if len(self.kept) >= self._kinds:
+                self._note_eviction(kind)
+                self.free(left=self._kinds - 1)
+            plan = self.kept[kind] = self._make(kind)
+        self.kept.move_to_end(kind)
+        return plan
+
+    def ticket(self, plan: Plan) -> Ticket:
+        """A place for a frame; waits where all are taken, so without a lock around it."""
+        return Ticket(plan, self._dropped)
+
+    def shrink(self, error: FrameError, plan: Plan) -> bool:
+        """After a frame that found no memory: strips of half the size from the next on, if they can be lower."""
+        ran = math.prod(plan.strip_size)
+        if error.reason != "no_memory" or ran <= plan.least_pixels:
+            return False
+        self.most_pixels = min(self.most_pixels, ran) // 2
+        self.free()
+        _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self.most_pixels)
+        return True
+
+    def free(self, left: int = 0) -> None:
+        """Let go of all but the `left` that ran last, once nothing runs on them; what that frees is the driver's."""
+        try:
+            self._finish()
+        finally:  # on a device that is lost nothing runs any more
+            while len(self.kept) > left:
+                self.kept.popitem(last=False)
+            self._dropped.clear()
+        self._device.trim()
+
+    def _finish(self) -> None:
+        """Wait for all that was enqueued: it may be at work on buffers that are to be freed."""
+        for stream in self._streams:
+            done = self._device.event()
+            self._device.record(done, stream)
+            self._device.synchronize(done)  # SYNC: where buffers are freed, so never in mid-stream
+
+    def _make(self, kind: Kind) -> Plan:
+        self._device.trim()  # a frame that failed still held its plan when the others were freed
+        try:
+            return self._plan(self._device, kind)
+        except FrameError as error:
+            failed = error.with_traceback(None)  # which would hold on to the buffers that were made
+        if self.kept or self._dropped:
+            self.free()  # the buffers of other frames may be what is in the way
+            try:
+                return self._plan(self._device, kind)
+            except FrameError as error:
+                failed = error.with_traceback(None)
+        raise self._no_room(kind, failed) from None
+
+    def _plan(self, device: Device | Ledger, kind: Kind) -> Plan:
+        on: Any = device
+        return Plan(on, self._spec, self._network, kind, self.most_pixels, self._budget_pixels)
+
+    def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
+        """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
+        if failed.reason != "no_memory":
+            return failed
+        ledger, said, lower = Ledger(), str(failed), False
+        with suppress(FrameError):  # strips that cannot be cut: that is what failed
+            plan = self._plan(ledger, kind)
+            said = (
+                f"GPU expects {ledger.bytes / 1e6:.0f} MB for buffers of {kind.shape[1]} x {kind.shape[2]} frames "
+                f"with a limit of {self._memory_MB:g} MB, got {one_line(failed)}; or raise the limit"
+            )
+            lower = self.shrink(failed, plan)
+        return FrameError("no_memory", said) if lower or not self._replaceable else DeviceError(said)
+
+    def _note_eviction(self, kind: Kind) -> None:
+        """Say so where kinds of frames push each other out all the time: each frame then waits for the whole GPU."""
+        now_s = self._clock()
+        often = now_s - self._evicted_s < _MOMENT_S
+        self._evicted_s = now_s
+        if often and now_s - self._told_s > _AGAIN_S:
+            self._told_s = now_s
+            _LOG.warning(
+                "GPU expects frames of at most %d kinds in turn, got another of %d x %d %s: each change of kind waits "
+                "for the whole GPU; send fewer shapes, types and samplings, or run one serve for each",
+                self._kinds,
+                *kind.shape[1:],
+                kind.dtype,
+            )
