@@ -110,7 +110,11 @@ class Plans:
     def shrink(self, error: FrameError, plan: Plan) -> bool:
         """After a frame that found no memory: strips of half the size from the next on, if they can be lower."""
         ran = math.prod(plan.strip_size)
-        if error.reason != "no_memory" or ran <= plan.least_pixels:
+        if error.reason != "no_memory":
+            return False
+        if ran <= plan.least_pixels:
+            if len(self.kept) > 1:
+                self.free()  # what other frames keep may be what is in the way
             return False
         self.most_pixels = min(self.most_pixels, ran) // 2
         self.free()

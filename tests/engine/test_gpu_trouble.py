@@ -59,6 +59,18 @@ class TestTrouble:
         for frame in frames:
             assert len(detector.detect(frame)) > 10
 
+    def test_where_no_strip_can_be_lower_what_other_frames_keep_is_freed(self, make, tiny_model, draw_frame):
+        def beside_another(stream):
+            if len(detector._plans.kept) > 1:
+                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, beside_another)
+        frames = [some_frame(draw_frame), some_frame(draw_frame, (48, 48))]
+        detector.detect(frames[0])
+        with pytest.raises(FrameError, match="got none: free some"):
+            detector.detect(frames[1])
+        assert len(detector.detect(frames[1])) > 0
+
     def test_buffers_that_find_no_memory_shrink_the_strips_too(self, make, tiny_model, draw_frame, scarce):
         """The frame is told how much it takes."""
         detector = make(tiny_model, memory_MB=100)
