@@ -44,8 +44,6 @@ def gold() -> Recipe:
             Round(2000, 6e-4, beta=0.0),
             Round(7000, 1.5e-3),
             Round(3000, 5e-4, beta=0.0),
-            Round(7000, 1.2e-3),
-            Round(3000, 4e-4, beta=0.0),
         ),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )
