@@ -169,16 +169,52 @@ class TestPipeline:
             assert ("graph" in whats) == (seed >= PLACES)
             assert ("peaks" in whats) == (seed < PLACES)
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            DeviceError("operation not permitted when stream is capturing"),
+            FrameError("no_memory", "GPU expects free memory, got cudaErrorMemoryAllocation: free some"),
+        ],
+    )
     def test_a_graph_that_cannot_be_is_done_without(
-        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch
+        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch, error
     ):
         def refuse(stream, steps):
-            raise DeviceError("operation not permitted when stream is capturing")
+            raise error
 
         monkeypatch.setattr(cuda_on_cpu, "capture", refuse)
         detector = make(tiny_model)
+        before = detector._plans.most_pixels
         for seed in range(2 * PLACES):
             expect_same_atoms(detector, reference, some_frame(draw_frame, seed=seed))
+        assert detector._plans.most_pixels == before
+
+    @pytest.mark.parametrize("step", ["bind", "run"])
+    def test_a_run_that_failed_is_none_before_a_capture(self, make, tiny_model, draw_frame, cuda_on_cpu, step):
+        """The network makes its memory, or compiles, in the first that does not."""
+        failing = True
+
+        def fail(where):
+            if failing and where == step:
+                raise FrameError("internal", "GPU expects an answer, got none: wait")
+
+        detector, frame = make(tiny_model, lambda stream: fail("run")), some_frame(draw_frame)
+        bind = detector._device_network.bind
+
+        def bind_with_memory(*arguments):
+            fail("bind")
+            cuda_on_cpu.zeros((1,), np.uint8)
+            return bind(*arguments)
+
+        detector._device_network.bind = bind_with_memory
+        for _ in range(2 * PLACES):
+            with pytest.raises(FrameError, match="got none: wait"):
+                detector.detect(frame)
+        failing = False
+        cuda_on_cpu.log.clear()
+        for _ in range(2 * PLACES):
+            assert len(detector.detect(frame)) > 0
+        assert [entry[0] for entry in cuda_on_cpu.log].count("graph") == PLACES
 
     def test_a_capture_that_failed_is_tried_again_later(
         self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch, caplog
