@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import ModelError, one_line
+from engine.errors import ModelError
 from engine.tensorrt_module import Edition
 
 INPUT, OUTPUT = "frame", "maps"
@@ -71,7 +71,7 @@ def build(
         a build that failed.
     """
     logger = edition.logger()
-    builder = _builder(edition, logger)
+    builder = edition.start("Builder", logger)
     network = builder.create_network(edition.network_flags)
     parser = edition.module.OnnxParser(network, logger)
     if not parser.parse(onnx):
@@ -92,14 +92,6 @@ def build(
             "driver; the CPU goes without"
         )
     return Built(bytes(engine), bytes(kept.serialize()) if kept is not None else b"")
-
-
-def _builder(edition: Edition, logger: Any) -> Any:
-    try:
-        return edition.module.Builder(logger)
-    except (RuntimeError, TypeError) as error:  # pybind: the factory returned a null pointer
-        cause = logger.last() if logger.errors else one_line(error)
-        raise ModelError(f"Expected {edition.name} to start, got {cause}: run atomstream doctor") from None
 
 
 def _refusal(parser: Any) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.device import Array, Device, Stream
+from engine.device import OUT_OF_MEMORY, Array, Device, Stream
 from engine.engine_cache import KERNELS, EngineCache, EngineKey
 from engine.errors import AtomstreamError, DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
 from engine.tensorrt_module import Edition
 
-# As TensorRT and CUDA say it; an "illegal memory access" is something else.
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory.* could not be allocated", re.IGNORECASE)
 _LOADING: set[object] = set()  # a mark for each engine that is built or loaded in this process, whoever wants it
 _LOG = logging.getLogger("atomstream")
 
@@ -85,7 +82,7 @@ class Engine:
         self._device, self._source, self._ranges = device, source, ranges
         self._logger = source.edition.logger()
         with device.active():
-            self._runtime = source.edition.module.Runtime(self._logger)
+            self._runtime = source.edition.start("Runtime", self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
                 raise ModelError(
@@ -154,8 +151,10 @@ class Engine:
         if context is None:
             raise self._failed("an execution context")
         profile = self.profile_for((shape[2], shape[3])) or 0
-        if not context.set_optimization_profile_async(profile, self._device.handle(stream)):
-            raise self._failed(f"profile {profile}")
+        try:
+            context.set_optimization_profile_async(profile, self._device.handle(stream))
+        except RuntimeError:  # what others than it say with a False
+            raise self._failed(f"profile {profile}") from None
         if not context.set_input_shape(INPUT, shape):
             raise self._failed(f"an input of {shape}")
         return context, tuple(context.get_tensor_shape(OUTPUT))
@@ -181,7 +180,7 @@ class Engine:
     def _failed(self, what: str) -> AtomstreamError:
         """Of a frame where memory was short, which may be free for the next; else of the device."""
         said = self._logger.last()
-        if any(_OUT_OF_MEMORY.search(error) for error in self._logger.errors):
+        if any(OUT_OF_MEMORY.search(error) for error in self._logger.errors):
             return FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin")
         return DeviceError(f"Expected {self._source.edition.name} to take {what}, got {said}: restart")
 

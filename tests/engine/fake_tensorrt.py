@@ -24,7 +24,9 @@ class FakeContext:
 
     def set_optimization_profile_async(self, profile, stream):
         self.calls.append(("profile", profile, stream))
-        return self.runtime.takes("profile")
+        if not self.runtime.takes("profile"):
+            raise RuntimeError("Error in set optimization profile.")
+        return True
 
     def set_input_shape(self, name, shape):
         self.calls.append(("shape", name, shape))
@@ -81,6 +83,8 @@ class FakeRuntime:
 
     def __init__(self, logger, calls, refuses):
         self.logger, self.calls, self.refuses, self.compiled = logger, calls, refuses, set()
+        if not self.takes("runtime"):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def takes(self, what):
         if what in self.refuses:
