@@ -41,6 +41,8 @@ class TensorRtNetwork:
     ----------
     ranges : tuple of ShapeRange
         Sizes of the network's input to begin with, a profile each; the first that holds a size runs it.
+    kinds : int
+        Of frames that are kept ready: as many engines are, beside the first.
     clock : callable
         Seconds; for the tests.
 
@@ -55,9 +57,11 @@ class TensorRtNetwork:
         device: Device,
         source: EngineSource,
         ranges: tuple[ShapeRange, ...],
+        *,
+        kinds: int = PLANS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._device, self._source, self._clock = device, source, clock
+        self._device, self._source, self._kinds, self._clock = device, source, kinds, clock
         self._engines = [load_engine(device, source, ranges)]  # the one of the start, then those that were built last
         self._engines[0].try_once()
         self._building: Thread | None = None
@@ -83,7 +87,9 @@ class TensorRtNetwork:
         if self._building is not None and not self._is_building():
             self._building = None
             if self._built:
-                self._engines[1:] = [*self._engines[1:], self._built.pop()][-PLANS:]  # one for each plan that is kept
+                self._engines.append(self._built.pop())
+                if len(self._engines) > 1 + self._kinds:
+                    self._engines.pop(1).keep()
         if self._engine_for(size) is not None:
             return
         refusal = self._refused.get(size)
@@ -138,6 +144,7 @@ class TensorRtNetwork:
             with suppress(DeviceError):  # of one that is lost nothing can be had any more
                 engine.keep()
         self._engines.clear()
+        self._built.clear()
 
     def _end_build(self) -> None:
         """Let a build end at its next step, and wait for that; but not for the minutes that it might take."""

@@ -46,6 +46,7 @@ def machine(monkeypatch):
                 raise ModelError(state.errors[name])
             precision = next(part for part in arguments if isinstance(part, str))
             state.opened.append((name, precision))
+            state.arguments = arguments
             return Idle(f"{name} {precision}")
 
         return open_network
@@ -103,6 +104,11 @@ class TestChoice:
         with load_detector(tiny_model, backend=backend, device="cuda:all") as loaded:
             assert loaded.backend == "2 x tensorrt f16, CPU sm_0"
         assert machine.indices == [0, 2]
+
+    def test_tensorrt_keeps_engines_for_as_many_kinds_as_there_are_plans(self, machine, tiny_model):
+        spec = ModelSpec.read(tiny_model)
+        load_on_gpu(spec, tiny_model.parent, kinds=5).close()
+        assert machine.arguments == (spec, network_bytes(spec, tiny_model.parent, "f16"), "f16", 4096, 5)
 
     @pytest.mark.parametrize(
         ("options", "backend"),
@@ -232,7 +238,7 @@ class TestNetwork:
 
         monkeypatch.setattr("engine.tensorrt_engine.Engine", load)
         for _ in range(2):
-            opened = open_tensorrt(HostDevice({}), spec, network, "f16", 2000, cache)
+            opened = open_tensorrt(HostDevice({}), spec, network, "f16", 2000, cache=cache)
             assert opened.backend == f"{edition.name} f16"
         assert seen[0] == seen[1]
         assert len(list(cache.folder.glob("*.engine"))) == 1

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from threading import Event
 
@@ -10,6 +11,7 @@ import pytest
 
 from engine import FrameError, ModelError, tensorrt_engine, tensorrt_network
 from engine.device_plan import PLANS
+from engine.engine_cache import KERNELS
 from engine.errors import DeviceError
 from engine.tensorrt_build import ShapeRange
 from engine.tensorrt_engine import EngineSource
@@ -45,6 +47,13 @@ except FrameError:
 def made(calls):
     """Which engines were built and loaded, without what was run of them."""
     return [call[0] for call in calls if call[0] in ("build", "load")]
+
+
+def build(network, size):
+    with pytest.raises(FrameError, match="none yet"):
+        network.ready(size)
+    network.finish()
+    network.ready(size)
 
 
 class TestCache:
@@ -109,24 +118,31 @@ class TestOtherSizes:
         assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
         assert [call[1] for call in fake.calls if call[0] == "build"] == [(ANY,), exact]
 
-    def test_as_many_large_sizes_are_kept_as_plans(self, fake):
-        """Two cameras with frames beyond the first engine would else drive each other's engine out for ever."""
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        sizes = [(512 * k, 512) for k in range(1, PLANS + 2)]
-
-        def build(size):
-            with pytest.raises(FrameError, match="none yet"):
-                network.ready(size)
-            network._building.join()
+    @pytest.mark.parametrize("kinds", [PLANS, 4])
+    def test_as_many_large_sizes_are_kept_as_plans(self, fake, kinds):
+        """Cameras with frames beyond the first engine would else drive each other's engine out for ever."""
+        rtx = replace(fake.source, edition=replace(fake.source.edition, rtx=True))
+        network = TensorRtNetwork(fake.device, rtx, (ANY,), kinds=kinds)
+        sizes = [(512 * k, 512) for k in range(1, kinds + 2)]
+        for size in sizes[:kinds]:
+            build(network, size)
+        for size in sizes[:kinds]:
             network.ready(size)
-
-        for size in sizes[:PLANS]:
-            build(size)
-        for size in sizes[:PLANS]:
-            network.ready(size)
-        build(sizes[PLANS])  # and they do not pile up
+        network.bind(3, *arrays(*sizes[0]))(3)
+        build(network, sizes[kinds])  # and they do not pile up
         with pytest.raises(FrameError, match="none yet"):
             network.ready(sizes[0])
+        first = ShapeRange(sizes[0], sizes[0], sizes[0])
+        assert b"(1, 1, 512, 512)" in rtx.cache.load(rtx.key((first,)), KERNELS)  # for when it is needed again
+
+    def test_one_that_was_built_last_is_freed_with_the_others(self, fake):
+        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        with pytest.raises(FrameError, match="none yet"):
+            network.ready((128, 128))
+        network.finish()
+        built = weakref.ref(network._built[0])
+        network.close()
+        assert built() is None
 
     def test_a_build_that_fails_is_told_with_the_frame_and_tried_again_minutes_later(self, fake):
         now_s = [1000.0]
