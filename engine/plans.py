@@ -136,7 +136,7 @@ class Plans:
         self._device.trim()
 
     def _free_idle(self) -> None:
-        """Let go of what may be in the way of a frame; not of what frames take turns on: each would wait for the GPU."""
+        """Let go of what may be in a frame's way; not of what frames take turns on: each would wait for the GPU."""
         now_s = self._clock()
         busy = sum(now_s - self._alive[plan] < _MOMENT_S for plan in self.kept.values())
         if busy == len(self.kept):

@@ -166,7 +166,7 @@ class TestTrial:
 
     def test_nor_is_a_runtime_that_does_not_start(self, fake):
         fake.refuses["runtime"] = "CUDA initialization failure with error: 35"
-        with pytest.raises(ModelError, match=r"Expected tensorrt 11 to start, got CUDA init.* 35: run atomstream doctor"):
+        with pytest.raises(ModelError, match=r"Expected tensorrt 11 to start, got CUDA init.* 35: run atom"):
             TensorRtNetwork(fake.device, fake.source, (ANY,))
 
     def test_nor_is_what_fails_on_the_way(self, fake, monkeypatch):
