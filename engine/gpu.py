@@ -104,8 +104,8 @@ def build_ahead(model: str | Path, precision: str = "auto", memory_MB: float = 4
     for index in usable_gpus():
         device = CupyDevice(index, memory_MB)
         source = engine_source(device, spec, network, precision, memory_MB)
-        key = source.key((first_range(spec),))
-        TensorRtNetwork(device, source, key.ranges).close()
+        key = source.key(first_range(spec))
+        TensorRtNetwork(device, source, key.sizes).close()
         if source.cache.load(key) is None:
             raise FileError(f"{source.cache.folder}: expected to keep the engine there, got none: see the log above")
         built[device.name] = source.cache.folder / key.file_name
@@ -175,7 +175,7 @@ def open_tensorrt(
 ) -> DeviceNetwork:
     """The network as an engine of the installed TensorRT, from the cache or built now."""
     source = engine_source(device, spec, network, precision, memory_MB, cache)
-    return TensorRtNetwork(device, source, (first_range(spec),), kinds=kinds)
+    return TensorRtNetwork(device, source, first_range(spec), kinds=kinds)
 
 
 def engine_source(

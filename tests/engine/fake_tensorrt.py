@@ -118,11 +118,11 @@ def fake(monkeypatch, cache):
     module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="ours")
     module.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
 
-    def fake_build(edition, onnx, ranges, **options):
-        calls.append(("build", ranges))
+    def fake_build(edition, onnx, sizes, **options):
+        calls.append(("build", sizes))
         if "build" in refuses:
             raise ModelError(f"Expected tensorrt 11 to build an engine, got {refuses['build']}: free GPU memory")
-        return Built(b"engine for " + repr(ranges).encode(), b"timings")
+        return Built(b"engine for " + repr(sizes).encode(), b"timings")
 
     monkeypatch.setattr(tensorrt_engine, "build", fake_build)
     edition = Edition(module, "tensorrt 11", rtx=False)
@@ -135,12 +135,12 @@ def held(fake, monkeypatch):
     """An event that builds wait for, or until they are not wanted any more."""
     event = Event()
 
-    def build(edition, onnx, ranges, wanted, **options):
+    def build(edition, onnx, sizes, wanted, **options):
         while wanted() and not event.wait(0.01):
             pass
         if not wanted():
             raise ModelError("Expected tensorrt 11 to build an engine, got BuildCanceled: free GPU memory")
-        return Built(b"engine for " + repr(ranges).encode(), b"")
+        return Built(b"engine for " + repr(sizes).encode(), b"")
 
     def hold():
         monkeypatch.setattr(tensorrt_engine, "build", build)

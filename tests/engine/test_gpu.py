@@ -232,7 +232,7 @@ class TestNetwork:
         network = network_bytes(spec, tiny_model.parent, "f16")
         seen = []
 
-        def load(device, source, engine, ranges):
+        def load(device, source, engine, sizes):
             seen.append(engine)
             return RUNS
 
