@@ -45,8 +45,7 @@ def machine(monkeypatch):
             if name in state.errors:
                 raise ModelError(state.errors[name])
             precision = next(part for part in arguments if isinstance(part, str))
-            state.opened.append((name, precision))
-            state.arguments = arguments
+            state.opened.append(arguments)
             return Idle(f"{name} {precision}")
 
         return open_network
@@ -76,10 +75,11 @@ class TestChoice:
 
     @pytest.mark.parametrize("device", ["cuda", "auto"])
     def test_tensorrt_in_half_is_the_first_choice(self, machine, tiny_model, device, caplog):
-        with caplog.at_level("INFO"), load_detector(tiny_model, device=device, memory_MB=1000) as loaded:
+        with caplog.at_level("INFO"), load_detector(tiny_model, device=device, memory_MB=1000, kinds=5) as loaded:
             assert loaded.backend == "tensorrt f16, CPU sm_0"
         assert ("Computing with tensorrt f16, CPU sm_0: device is auto" in caplog.text) == (device == "auto")
         assert machine.memory_MB == 1000
+        assert machine.opened[0][-2:] == (1000, 5)  # as many engines are kept as plans
 
     def test_torch_is_the_second_and_that_is_said(self, machine, tiny_model, caplog):
         machine.errors["tensorrt"] = "Expected TensorRT, got none: pip install it"
@@ -104,11 +104,6 @@ class TestChoice:
         with load_detector(tiny_model, backend=backend, device="cuda:all") as loaded:
             assert loaded.backend == "2 x tensorrt f16, CPU sm_0"
         assert machine.indices == [0, 2]
-
-    def test_tensorrt_keeps_engines_for_as_many_kinds_as_there_are_plans(self, machine, tiny_model):
-        spec = ModelSpec.read(tiny_model)
-        load_on_gpu(spec, tiny_model.parent, kinds=5).close()
-        assert machine.arguments == (spec, network_bytes(spec, tiny_model.parent, "f16"), "f16", 4096, 5)
 
     @pytest.mark.parametrize(
         ("options", "backend"),
