@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.candidates import CANDIDATE, parameters
 from engine.device import Array, Device, Stream
 from engine.device_prepare import Preparation
-from engine.errors import DeviceError
+from engine.errors import DeviceError, FrameError
 from engine.network import MAPS
 from engine.spec import ModelSpec
 from engine.strips import REACH_A, Strip, cut, least_pixels
@@ -102,7 +102,7 @@ class Place:
         self.found_host = device.pinned((rows * CANDIDATE.itemsize,), np.uint8)
         self.uploaded, self.done = device.event(), device.event()
         self.graph: Callable[[], None] | None = None
-        self.runs = 0
+        self.ran = False  # to the end, once
         self.located = True  # else its last frame was dropped on the way, and may still be read from here
 
     @property
@@ -181,14 +181,14 @@ class Plan:
     def run(self, stream: Stream, place: Place) -> None:
         """Put a frame into the stream, from its raw pixels on the device to its candidates in host memory."""
         self._runs += 1
-        place.runs += 1
         # The first run makes contexts and compiles; then the launches of a place never change, and become one graph.
-        if place.graph is None and place.runs > 1 and self._may_capture():
+        if place.graph is None and place.ran and self.bound and self._may_capture():
             place.graph = self._capture(stream, place)
         if place.graph is not None:
             place.graph()
         else:
             self._steps(stream, place)
+            place.ran = True
         self._device.download(stream, place.found_host, place.head)
 
     def _may_capture(self) -> bool:
@@ -197,7 +197,7 @@ class Plan:
     def _capture(self, stream: Stream, place: Place) -> Callable[[], None] | None:
         try:
             return self._device.capture(stream, lambda: self._steps(stream, place))
-        except DeviceError as error:
+        except (DeviceError, FrameError) as error:  # a graph takes memory too: launches may go without
             # Once: where it never can be, every hundredth frame would say so.
             level = logging.DEBUG if self._capture_from else logging.WARNING
             _LOG.log(level, "No CUDA graph for now, launches go one by one: %s", error)

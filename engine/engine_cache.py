@@ -20,7 +20,7 @@ from engine.tensorrt_build import ShapeRange
 
 ENGINE, KERNELS = "engine", "kernels"  # what is kept under a key
 
-_FORMAT = 3  # of the key, and of what `build` asks for whatever the key
+_FORMAT = 4  # of the key, and of what `build` asks for whatever the key
 _MOST_BYTES = 4 << 30  # no engine of ours; keeps a file that is no cache from filling the memory
 _LOG = logging.getLogger("atomstream")
 
@@ -37,8 +37,8 @@ class EngineKey:
         Module and version.
     network_sha256 : str
         Of the ONNX file as it is compiled, in its precision.
-    ranges : tuple of ShapeRange
-        Sizes it takes.
+    sizes : ShapeRange
+        That it takes.
     precision : str
         "f32", "f16" or "int8".
     workspace_MB : float
@@ -48,7 +48,7 @@ class EngineKey:
     gpu: str
     tensorrt: str
     network_sha256: str
-    ranges: tuple[ShapeRange, ...]
+    sizes: ShapeRange
     precision: str
     workspace_MB: float
 

@@ -68,7 +68,7 @@ def load_on_gpu(
     alone, members = len(indices) == 1, []
     for index in indices:
         device = CupyDevice(index, memory_MB)
-        opened = open_network(backend, device, index, spec, network, precision, memory_MB)
+        opened = open_network(backend, device, index, spec, network, precision, memory_MB, kinds)
         own = fallback if alone else None
         members.append(
             GpuDetector(spec, device, opened, memory_MB=memory_MB, kinds=kinds, fallback=own, replaceable=not alone)
@@ -104,8 +104,8 @@ def build_ahead(model: str | Path, precision: str = "auto", memory_MB: float = 4
     for index in usable_gpus():
         device = CupyDevice(index, memory_MB)
         source = engine_source(device, spec, network, precision, memory_MB)
-        key = source.key((first_range(spec),))
-        TensorRtNetwork(device, source, key.ranges).close()
+        key = source.key(first_range(spec))
+        TensorRtNetwork(device, source, key.sizes).close()
         if source.cache.load(key) is None:
             raise FileError(f"{source.cache.folder}: expected to keep the engine there, got none: see the log above")
         built[device.name] = source.cache.folder / key.file_name
@@ -120,13 +120,20 @@ def expect_gpu() -> None:
 
 
 def open_network(
-    backend: str, device: Device, index: int, spec: ModelSpec, network: bytes, precision: str, memory_MB: float
+    backend: str,
+    device: Device,
+    index: int,
+    spec: ModelSpec,
+    network: bytes,
+    precision: str,
+    memory_MB: float,
+    kinds: int = PLANS,
 ) -> DeviceNetwork:
     """With TensorRT, or with torch where that is asked for or there is no other."""
     missing = None
     if backend != "torch":
         try:
-            return open_tensorrt(device, spec, network, precision, memory_MB)
+            return open_tensorrt(device, spec, network, precision, memory_MB, kinds)
         except (ModelError, FileError) as error:  # the latter where there is no home for engines
             if backend == "tensorrt":
                 raise
@@ -163,11 +170,12 @@ def open_tensorrt(
     network: bytes,
     precision: str,
     memory_MB: float,
+    kinds: int = PLANS,
     cache: EngineCache | None = None,
 ) -> DeviceNetwork:
     """The network as an engine of the installed TensorRT, from the cache or built now."""
     source = engine_source(device, spec, network, precision, memory_MB, cache)
-    return TensorRtNetwork(device, source, (first_range(spec),))
+    return TensorRtNetwork(device, source, first_range(spec), kinds=kinds)
 
 
 def engine_source(

@@ -95,7 +95,7 @@ class GpuDetector(Detector):
 
     @property
     def places(self) -> int:
-        """Each is given back by `locate` alone; `prepare` waits where none is free."""
+        """Of each kind of frames; given back by `locate` alone, and `prepare` waits where none is free."""
         return 0 if self.lost else PLACES
 
     def take(self, frame: Frame) -> Frame:

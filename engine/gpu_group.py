@@ -1,6 +1,6 @@
 """One model on several GPUs: frames are dealt round, and every step of a frame goes to the GPU that has it.
 
-Atoms come in the order they are asked for, whichever GPU is first. A frame whose GPU is lost is dealt anew.
+Atoms come in the order they are asked for, whichever GPU is first. A frame whose GPU is lost on its way is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.atoms import Atoms
 from engine.detector import Detector
-from engine.errors import DeviceError, one_line
+from engine.errors import DeviceError, FrameError, one_line
 from engine.frame import Frame
 from engine.gpu_detector import GpuDetector, hand_over
 from engine.network import Maps
@@ -27,19 +27,10 @@ _LOG = logging.getLogger("atomstream")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DealtPrepared(Prepared):
-    """A frame prepared by one of the group; the frame itself is for another, should this one be lost."""
+    """A frame prepared by one of the group."""
 
-    frame: Frame
     member: Detector
     inner: Prepared
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DealtMaps(Maps):
-    """Maps of one of the group, and what it made them of."""
-
-    prepared: DealtPrepared
-    inner: Maps
 
 
 class GpuGroup(Detector):
@@ -79,29 +70,15 @@ class GpuGroup(Detector):
     def prepare(self, frame: Frame) -> Prepared:
         """Upload a frame to the GPU whose turn it is; pixels that lie on one of them stay there."""
         member, inner = self._deal(frame, lambda member: member.prepare(member.take(frame)), turns=1)
-        return DealtPrepared(inner.pixels, inner.scale, inner.shape, frame, member, inner)
+        return DealtPrepared(inner.pixels, inner.scale, inner.shape, member, inner)
 
     def infer(self, prepared: Prepared) -> Maps:
         """Enqueue the frame's computation where it was uploaded to."""
-        if not isinstance(prepared, DealtPrepared):
-            raise ValueError("Expected a frame that this group prepared, got another's: use its own prepare")
-        try:
-            inner = prepared.member.infer(prepared.inner)
-        except DeviceError as error:
-            self._lose(prepared.member, error)
-            return self.infer(self.prepare(prepared.frame))
-        return DealtMaps(inner.values, prepared, inner)
+        return self._on_its_gpu(prepared, lambda dealt: dealt.member.infer(dealt.inner))
 
     def locate(self, frame: Frame, prepared: Prepared, maps: Maps) -> Atoms:
         """Wait for the GPU that has this frame."""
-        if not isinstance(prepared, DealtPrepared) or not isinstance(maps, DealtMaps):
-            raise ValueError("Expected a frame that this group prepared, got another's: use its own prepare")
-        dealt = maps.prepared  # another than `prepared` where a GPU was lost between the two
-        try:
-            return dealt.member.locate(frame, dealt.inner, maps.inner)
-        except DeviceError as error:
-            self._lose(dealt.member, error)
-            return self.detect(frame)
+        return self._on_its_gpu(prepared, lambda dealt: dealt.member.locate(frame, dealt.inner, maps))
 
     def settle(self, frame: Frame) -> None:
         """On each of them, and on what takes over meanwhile."""
@@ -119,6 +96,16 @@ class GpuGroup(Detector):
         """Free every member, and what has taken over."""
         for member in {*self._members, *self._working}:
             member.close()
+
+    def _on_its_gpu(self, prepared: Prepared, step: Callable[[DealtPrepared], _Result]) -> _Result:
+        """A later step of a frame. Dropped where its GPU is lost: to deal it anew could wait for a place for ever."""
+        if not isinstance(prepared, DealtPrepared):
+            raise ValueError("Expected a frame that this group prepared, got another's: use its own prepare")
+        try:
+            return step(prepared)
+        except DeviceError as error:
+            self._lose(prepared.member, error)
+            raise FrameError("internal", f"{error}; {self.backend} takes over") from None
 
     def _deal(self, frame: Frame, step: Callable[[Detector], _Result], turns: int = 0) -> tuple[Detector, _Result]:
         """Whose frame this is, and what a step gives there; where a GPU is lost with it, on the next."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from engine.device import Device, Stream
 from engine.device_plan import PLANS, DeviceNetwork, Kind, Ledger, Place, Plan
@@ -22,7 +23,7 @@ from engine.prepare import network_shape
 from engine.spec import ModelSpec
 
 _BYTES_PER_PIXEL = 64  # of activations, a network pixel
-_MOMENT_S, _AGAIN_S = 10.0, 600.0  # kinds that push each other out within a moment are told of, and again so much later
+_MOMENT_S, _AGAIN_S = 10.0, 600.0  # kinds within a moment take turns: where they are in each other's way it is told
 _LOG = logging.getLogger("atomstream")
 
 
@@ -86,7 +87,9 @@ class Plans:
         self.most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
         self.kept: OrderedDict[Kind, Plan] = OrderedDict()
         self._dropped: set[Plan] = set()  # of frames that nobody waited for, until the device is waited for
-        self._evicted_s = self._told_s = -math.inf
+        # When frames for them came last; beside those that are kept, those that a frame on its way still holds.
+        self._alive: WeakKeyDictionary[Plan, float] = WeakKeyDictionary()
+        self._evicted_s = self._told_s = self._freed_s = -math.inf
 
     def of(self, frame: Frame) -> Plan:
         """For frames like this one; made, and one that ran longest ago freed, when the first of them comes."""
@@ -101,6 +104,7 @@ class Plans:
                 self.free(left=self._kinds - 1)
             plan = self.kept[kind] = self._make(kind)
         self.kept.move_to_end(kind)
+        self._alive[plan] = self._clock()
         return plan
 
     def ticket(self, plan: Plan) -> Ticket:
@@ -113,12 +117,12 @@ class Plans:
         if error.reason != "no_memory":
             return False
         if ran <= plan.least_pixels:
-            if len(self.kept) > 1:
-                self.free()  # what other frames keep may be what is in the way
+            self._free_idle()
             return False
-        self.most_pixels = min(self.most_pixels, ran) // 2
-        self.free()
-        _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self.most_pixels)
+        if ran // 2 < self.most_pixels:  # else another frame that ran in as large ones was here first
+            self.most_pixels = ran // 2
+            self.free()
+            _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self.most_pixels)
         return True
 
     def free(self, left: int = 0) -> None:
@@ -130,6 +134,17 @@ class Plans:
                 self.kept.popitem(last=False)
             self._dropped.clear()
         self._device.trim()
+
+    def _free_idle(self) -> None:
+        """Let go of what may be in a frame's way; not of what frames take turns on: each would wait for the GPU."""
+        now_s = self._clock()
+        busy = sum(now_s - self._alive[plan] < _MOMENT_S for plan in self.kept.values())
+        if busy == len(self.kept):
+            return
+        if now_s - self._freed_s > _AGAIN_S:
+            self._freed_s = now_s
+            _LOG.warning("Out of GPU memory: what is kept for %d other kinds of frames is freed", len(self.kept) - busy)
+        self.free(left=busy)
 
     def _finish(self) -> None:
         """Wait for all that was enqueued: it may be at work on buffers that are to be freed."""
@@ -152,13 +167,12 @@ class Plans:
                 failed = error.with_traceback(None)
         raise self._no_room(kind, failed) from None
 
-    def _plan(self, device: Device | Ledger, kind: Kind) -> Plan:
-        on: Any = device
-        return Plan(on, self._spec, self._network, kind, self.most_pixels, self._budget_pixels)
+    def _plan(self, device: Any, kind: Kind) -> Plan:
+        return Plan(device, self._spec, self._network, kind, self.most_pixels, self._budget_pixels)
 
     def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
         """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
-        if failed.reason != "no_memory":
+        if failed.reason != "no_memory" or self._alive:  # a frame on its way holds buffers: it is over in a moment
             return failed
         ledger, said, lower = Ledger(), str(failed), False
         with suppress(FrameError):  # strips that cannot be cut: that is what failed

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import ModelError, one_line
+from engine.errors import ModelError
 from engine.tensorrt_module import Edition
 
 INPUT, OUTPUT = "frame", "maps"
@@ -41,7 +41,7 @@ class Built:
 def build(
     edition: Edition,
     onnx: bytes,
-    ranges: tuple[ShapeRange, ...],
+    sizes: ShapeRange,
     *,
     channels: int,
     maps: int,
@@ -49,12 +49,14 @@ def build(
     workspace_MB: float = 2048,
     wanted: Callable[[], bool] = lambda: True,
 ) -> Built:
-    """Build an engine with one optimisation profile for each range, in this order.
+    """Build an engine with one optimisation profile.
 
     Parameters
     ----------
     onnx : bytes
         The network's file.
+    sizes : ShapeRange
+        That it is to take.
     channels, maps : int
         Channels of its input and output.
     timing : bytes
@@ -71,7 +73,7 @@ def build(
         a build that failed.
     """
     logger = edition.logger()
-    builder = _builder(edition, logger)
+    builder = edition.start("Builder", logger)
     network = builder.create_network(edition.network_flags)
     parser = edition.module.OnnxParser(network, logger)
     if not parser.parse(onnx):
@@ -82,8 +84,7 @@ def build(
     _take_less_for_less(edition, config)
     config.progress_monitor = edition.monitor(wanted)
     config.set_memory_pool_limit(edition.module.MemoryPoolType.WORKSPACE, int(workspace_MB * 1e6))
-    for size_range in ranges:
-        _add_profile(builder, config, channels, size_range)
+    _add_profile(builder, config, channels, sizes)
     kept = _use_timing(edition, config, timing)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -92,14 +93,6 @@ def build(
             "driver; the CPU goes without"
         )
     return Built(bytes(engine), bytes(kept.serialize()) if kept is not None else b"")
-
-
-def _builder(edition: Edition, logger: Any) -> Any:
-    try:
-        return edition.module.Builder(logger)
-    except (RuntimeError, TypeError) as error:  # pybind: the factory returned a null pointer
-        cause = logger.last() if logger.errors else one_line(error)
-        raise ModelError(f"Expected {edition.name} to start, got {cause}: run atomstream doctor") from None
 
 
 def _refusal(parser: Any) -> str:
@@ -139,12 +132,11 @@ def _take_less_for_less(edition: Edition, config: Any) -> None:
         config.set_preview_feature(feature, True)
 
 
-def _add_profile(builder: Any, config: Any, channels: int, size_range: ShapeRange) -> None:
+def _add_profile(builder: Any, config: Any, channels: int, sizes: ShapeRange) -> None:
     profile = builder.create_optimization_profile()
-    sizes = (size_range.least, size_range.best, size_range.most)
-    profile.set_shape(INPUT, *((1, channels, *size) for size in sizes))
+    profile.set_shape(INPUT, *((1, channels, *size) for size in (sizes.least, sizes.best, sizes.most)))
     if config.add_optimization_profile(profile) < 0:
-        raise ModelError(f"Expected sizes that grow, got {size_range}: correct the range of frame sizes")
+        raise ModelError(f"Expected sizes that grow, got {sizes}: correct the range of frame sizes")
 
 
 def _use_timing(edition: Edition, config: Any, timing: bytes) -> Any:

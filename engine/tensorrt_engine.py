@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.device import Array, Device, Stream
+from engine.device import OUT_OF_MEMORY, Array, Device, Stream
 from engine.engine_cache import KERNELS, EngineCache, EngineKey
 from engine.errors import AtomstreamError, DeviceError, FrameError, ModelError, one_line
-from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, Size, build
+from engine.tensorrt_build import INPUT, OUTPUT, ShapeRange, build
 from engine.tensorrt_module import Edition
 
-# As TensorRT and CUDA say it; an "illegal memory access" is something else.
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory.* could not be allocated", re.IGNORECASE)
 _LOADING: set[object] = set()  # a mark for each engine that is built or loaded in this process, whoever wants it
 _LOG = logging.getLogger("atomstream")
 
@@ -52,12 +49,12 @@ class EngineSource:
     cache: EngineCache
     workspace_MB: float = 2048
 
-    def key(self, ranges: tuple[ShapeRange, ...]) -> EngineKey:
-        """What the engine of these ranges depends on."""
+    def key(self, sizes: ShapeRange) -> EngineKey:
+        """What the engine of these sizes depends on."""
         digest = hashlib.sha256(self.onnx).hexdigest()
-        return EngineKey(self.gpu, self.edition.name, digest, ranges, self.precision, self.workspace_MB)
+        return EngineKey(self.gpu, self.edition.name, digest, sizes, self.precision, self.workspace_MB)
 
-    def build(self, ranges: tuple[ShapeRange, ...], wanted: Callable[[], bool] = lambda: True) -> bytes:
+    def build(self, sizes: ShapeRange, wanted: Callable[[], bool] = lambda: True) -> bytes:
         """Build and keep an engine; blocks, and fails once it is not wanted any more."""
         began_s = time.monotonic()
         _LOG.warning("Building the %s engine of %s for %s, once", self.precision, self.edition.name, self.gpu)
@@ -65,14 +62,14 @@ class EngineSource:
         built = build(
             self.edition,
             self.onnx,
-            ranges,
+            sizes,
             channels=self.channels,
             maps=self.maps,
             timing=timing,
             workspace_MB=self.workspace_MB,
             wanted=wanted,
         )
-        self.cache.store(self.key(ranges), built.engine)
+        self.cache.store(self.key(sizes), built.engine)
         self.cache.store_timing(self.gpu, self.edition.name, built.timing)
         _LOG.warning("Built it in %.0f s, %.1f MB", time.monotonic() - began_s, len(built.engine) / 1e6)
         return built.engine
@@ -81,11 +78,11 @@ class EngineSource:
 class Engine:
     """One engine, of which execution contexts are made."""
 
-    def __init__(self, device: Device, source: EngineSource, engine: bytes, ranges: tuple[ShapeRange, ...]) -> None:
-        self._device, self._source, self._ranges = device, source, ranges
+    def __init__(self, device: Device, source: EngineSource, engine: bytes, sizes: ShapeRange) -> None:
+        self._device, self._source, self.sizes = device, source, sizes
         self._logger = source.edition.logger()
         with device.active():
-            self._runtime = source.edition.module.Runtime(self._logger)
+            self._runtime = source.edition.start("Runtime", self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
                 raise ModelError(
@@ -93,13 +90,9 @@ class Engine:
                     "run atomstream doctor"
                 )
             self._kernels = source.edition.kernels(self._engine)
-            self._kept = b"" if self._kernels is None else source.cache.load(source.key(ranges), KERNELS) or b""
+            self._kept = b"" if self._kernels is None else source.cache.load(source.key(sizes), KERNELS) or b""
             if self._kept:
                 self._kernels.deserialize(self._kept)  # what is of another GPU or driver it refuses, and compiles anew
-
-    def profile_for(self, size: Size) -> int | None:
-        """The first that takes this size."""
-        return next((k for k, size_range in enumerate(self._ranges) if size_range.holds(size)), None)
 
     def bind(self, stream: Stream, pixels: Array, maps: Array) -> Callable[[Stream], None]:
         """A context for these arrays, and what runs it."""
@@ -123,7 +116,7 @@ class Engine:
         stream, done = self._device.stream(), self._device.event()
         try:
             with self._device.active():
-                pixels = self._device.zeros((1, self._source.channels, *self._ranges[0].least), np.float32)
+                pixels = self._device.zeros((1, self._source.channels, *self.sizes.least), np.float32)
                 context, shape = self._context(stream, pixels.shape)
                 self._runs(context, pixels, self._device.zeros(shape, np.float32))(stream)
                 self._device.record(done, stream)
@@ -144,7 +137,7 @@ class Engine:
             compiled = self._kernels.serialize()
         content = b"" if compiled is None else bytes(compiled)
         if content not in (b"", self._kept):
-            self._source.cache.store(self._source.key(self._ranges), content, KERNELS)
+            self._source.cache.store(self._source.key(self.sizes), content, KERNELS)
             self._kept = content
 
     def _context(self, stream: Stream, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
@@ -153,9 +146,10 @@ class Engine:
         context = self._source.edition.context(self._engine, self._kernels)
         if context is None:
             raise self._failed("an execution context")
-        profile = self.profile_for((shape[2], shape[3])) or 0
-        if not context.set_optimization_profile_async(profile, self._device.handle(stream)):
-            raise self._failed(f"profile {profile}")
+        try:
+            context.set_optimization_profile_async(0, self._device.handle(stream))
+        except RuntimeError:  # what others than it say with a False
+            raise self._failed("its profile") from None
         if not context.set_input_shape(INPUT, shape):
             raise self._failed(f"an input of {shape}")
         return context, tuple(context.get_tensor_shape(OUTPUT))
@@ -181,27 +175,27 @@ class Engine:
     def _failed(self, what: str) -> AtomstreamError:
         """Of a frame where memory was short, which may be free for the next; else of the device."""
         said = self._logger.last()
-        if any(_OUT_OF_MEMORY.search(error) for error in self._logger.errors):
+        if any(OUT_OF_MEMORY.search(error) for error in self._logger.errors):
             return FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin")
         return DeviceError(f"Expected {self._source.edition.name} to take {what}, got {said}: restart")
 
 
 def load_engine(
-    device: Device, source: EngineSource, ranges: tuple[ShapeRange, ...], wanted: Callable[[], bool] = lambda: True
+    device: Device, source: EngineSource, sizes: ShapeRange, wanted: Callable[[], bool] = lambda: True
 ) -> Engine:
     """From the cache; built where there is none, or where what is there does not load."""
     mark = object()
     _LOADING.add(mark)
     try:
-        cached = source.cache.load(source.key(ranges))
+        cached = source.cache.load(source.key(sizes))
         if cached is not None:
             try:
-                return Engine(device, source, cached, ranges)
+                return Engine(device, source, cached, sizes)
             except ModelError as error:
                 _LOG.warning("%s; it is built again", error)
         with device.active():
-            built = source.build(ranges, wanted)
-        return Engine(device, source, built, ranges)
+            built = source.build(sizes, wanted)
+        return Engine(device, source, built, sizes)
     finally:
         _LOADING.discard(mark)
 

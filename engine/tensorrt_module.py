@@ -48,6 +48,14 @@ class Edition:
         """Whether a run may be part of our graph. RTX goes on compiling for a shape, and makes graphs of its own."""
         return not self.rtx
 
+    def start(self, part: str, logger: Any) -> Any:
+        """A Builder or a Runtime; ModelError where the driver lets it have none."""
+        try:
+            return getattr(self.module, part)(logger)
+        except (RuntimeError, TypeError) as error:  # pybind: the factory returned a null pointer
+            cause = logger.last() if logger.errors else one_line(error)
+            raise ModelError(f"Expected {self.name} to start, got {cause}: run atomstream doctor") from None
+
     def context(self, engine: Any, kernels: Any) -> Any:
         """An execution context of an engine, to which we give the memory that it works in; None where there is none."""
         # Unless told, a context takes memory of its own, outside our limit, and as much as the largest size needs.

@@ -39,8 +39,10 @@ class TensorRtNetwork:
 
     Parameters
     ----------
-    ranges : tuple of ShapeRange
-        Sizes of the network's input to begin with, a profile each; the first that holds a size runs it.
+    sizes : ShapeRange
+        Of the network's input to begin with.
+    kinds : int
+        Of frames that are kept ready: as many engines are, beside the first.
     clock : callable
         Seconds; for the tests.
 
@@ -54,11 +56,13 @@ class TensorRtNetwork:
         self,
         device: Device,
         source: EngineSource,
-        ranges: tuple[ShapeRange, ...],
+        sizes: ShapeRange,
+        *,
+        kinds: int = PLANS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._device, self._source, self._clock = device, source, clock
-        self._engines = [load_engine(device, source, ranges)]  # the one of the start, then those that were built last
+        self._device, self._source, self._kinds, self._clock = device, source, kinds, clock
+        self._engines = [load_engine(device, source, sizes)]  # the one of the start, then those that were built last
         self._engines[0].try_once()
         self._building: Thread | None = None
         self._built: list[Engine] = []
@@ -83,7 +87,9 @@ class TensorRtNetwork:
         if self._building is not None and not self._is_building():
             self._building = None
             if self._built:
-                self._engines[1:] = [*self._engines[1:], self._built.pop()][-PLANS:]  # one for each plan that is kept
+                self._engines.append(self._built.pop())
+                if len(self._engines) > 1 + self._kinds:
+                    self._engines.pop(1).keep()
         if self._engine_for(size) is not None:
             return
         refusal = self._refused.get(size)
@@ -138,6 +144,7 @@ class TensorRtNetwork:
             with suppress(DeviceError):  # of one that is lost nothing can be had any more
                 engine.keep()
         self._engines.clear()
+        self._built.clear()
 
     def _end_build(self) -> None:
         """Let a build end at its next step, and wait for that; but not for the minutes that it might take."""
@@ -152,13 +159,13 @@ class TensorRtNetwork:
         return self._building is not None and self._building.is_alive()
 
     def _engine_for(self, size: Size) -> Engine | None:
-        return next((engine for engine in self._engines if engine.profile_for(size) is not None), None)
+        return next((engine for engine in self._engines if engine.sizes.holds(size)), None)
 
     def _build(self, size: Size) -> None:
         """For this size alone: it is the camera's, and the next frame has it too."""
-        ranges = (ShapeRange(size, size, size),)
+        sizes = ShapeRange(size, size, size)
         try:
-            self._built.append(load_engine(self._device, self._source, ranges, lambda: not self._closed.is_set()))
+            self._built.append(load_engine(self._device, self._source, sizes, lambda: not self._closed.is_set()))
         except Exception as error:  # whatever it is: unseen, the next frame would begin the same build again
             self._refused[size] = _Refusal(one_line(error) or type(error).__name__, self._clock())
 

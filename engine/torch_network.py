@@ -17,14 +17,13 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from engine.device import Array, Device, Stream
+from engine.device import OUT_OF_MEMORY, Array, Device, Stream
 from engine.errors import AtomstreamError, DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import INPUT, OUTPUT
 from engine.torch_operations import OPERATIONS, Options
 
 _LOADS = "install a torch that is built for the CUDA of this driver, or TensorRT"
 _RUNS = "run atomstream doctor, then restart"
-_NO_MEMORY = ("ALLOC_FAILED", "ALLOCATION_FAILED")  # in what cuDNN says where torch's own allocator was not asked
 _SETTINGS = RLock()  # of torch, which the process has one of; and graphs are captured one at a time
 _granted: dict[str, int] = {}  # bytes that our networks may take of each GPU through torch
 _LOG = logging.getLogger("atomstream")
@@ -128,10 +127,11 @@ class TorchNetwork:
             with self._device.active():
                 yield
         except (AssertionError, RuntimeError) as error:  # the former of a torch that was built for CPUs
-            said = one_line(error)[:200]
-            if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY):
-                raise FrameError("no_memory", f"GPU expects free memory, got {said}: free some, or bin") from None
-            raise DeviceError(f"{self._where}: expected an answer of torch, got {said}: {remedy}") from None
+            said = one_line(error)
+            # Of another class where not torch's own allocator was asked, but CUDA or cuDNN.
+            if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(said):
+                raise FrameError("no_memory", f"GPU expects free memory, got {said[:200]}: free some, or bin") from None
+            raise DeviceError(f"{self._where}: expected an answer of torch, got {said[:200]}: {remedy}") from None
 
 
 class _Bound:
@@ -167,7 +167,7 @@ class _Bound:
             if network.pool is None:
                 network.pool = torch.cuda.graph_pool_handle()
             # SYNC: once for each plan, by torch. Relaxed: other threads allocate meanwhile, through CuPy.
-            with _exact(), torch.cuda.graph(graph, network.pool, stream, capture_error_mode="relaxed"):
+            with _SETTINGS, torch.cuda.graph(graph, network.pool, stream, capture_error_mode="relaxed"):
                 self._run_operations()
         except RuntimeError as error:
             _LOG.warning("No CUDA graph of torch, operations go one by one: %s", one_line(error)[:200])
@@ -197,7 +197,8 @@ def _grant(where: str, share: int) -> int:
     """
     with _SETTINGS:
         if share < 0:
-            torch.cuda.empty_cache()  # else what we leave behind would be taken for somebody else's
+            with suppress(RuntimeError):  # torch before 2.12 refuses once CUDA ended a capture
+                torch.cuda.empty_cache()  # else what we leave behind would be taken for somebody else's
         elif where not in _granted and torch.cuda.memory_reserved(where) > 0:
             return 0
         ours = _granted.pop(where, 0) + share

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from engine.cupy_device import CupyDevice
 from engine.device import KERNELS, THREADS, Device, kernel_files
+from engine.errors import DeviceError
 from engine.gpu_probe import obstacle
 
 _SHIM = Path(__file__).with_name("cuda_on_cpu.h")
@@ -89,9 +91,11 @@ class HostDevice:
         self._functions = functions
         self._streams = 0
         self._capturing: list[Callable[[], None]] | None = None
+        self._captured_by = 0
         self.log: list[tuple[Any, ...]] = []
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        self._expect_no_capture("an allocation")
         self.log.append(("zeros", shape))
         return np.zeros(shape, dtype)
 
@@ -100,6 +104,7 @@ class HostDevice:
         return np.zeros(shape, dtype)
 
     def constant(self, values: NDArray[Any]) -> NDArray[Any]:
+        self._expect_no_capture("a constant")
         self.log.append(("constant", values.shape))
         return values.copy()
 
@@ -121,6 +126,7 @@ class HostDevice:
         self.log.append(("wait", stream, *event))
 
     def synchronize(self, event: list[int]) -> None:
+        self._expect_no_capture("a wait")
         self.log.append(("synchronize", *event))
 
     def upload(self, stream: int, target: NDArray[Any], source: NDArray[Any]) -> None:
@@ -142,6 +148,7 @@ class HostDevice:
 
     def capture(self, stream: int, steps: Callable[[], None]) -> Callable[[], None]:
         self._capturing = captured = []
+        self._captured_by = get_ident()
         try:
             steps()
         finally:
@@ -169,6 +176,11 @@ class HostDevice:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         yield
+
+    def _expect_no_capture(self, got: str) -> None:
+        """CUDA ends a capture that waits or allocates; what other threads do meanwhile is no matter of it."""
+        if self._capturing is not None and self._captured_by == get_ident():
+            raise DeviceError(f"CPU: expected launches and copies while it captures, got {got}: do it before")
 
     def _do(self, stream: int, what: str, step: Callable[[], None]) -> None:
         if self._capturing is not None:

@@ -90,8 +90,10 @@ def test_int8_finds_nearly_all_of_them() -> None:
 
 def test_in_strips_of_little_memory() -> None:
     shown = frames(1, 2048, 0.1, 3)
-    with both("graphene", "f32", memory_MB=400) as (there, here):
+    with both("graphene", "f32", memory_MB=250) as (there, here):
         expect_same(there, here, shown, LARGEST_PX["f32"])
+        (plan,) = there._plans.kept.values()
+        assert plan.strip_size[0] < plan.padded[0]
 
 
 def test_the_largest_frame() -> None:

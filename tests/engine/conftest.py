@@ -8,6 +8,7 @@ from engine.engine_cache import EngineCache
 from engine.errors import ModelError
 from engine.tensorrt_module import Edition, find_tensorrt
 from tests.cuda_on_cpu import cuda_on_cpu, device  # noqa: F401 - fixtures
+from tests.engine.fake_cupy import cupy  # noqa: F401 - a fixture
 from tests.engine.fake_tensorrt import fake, held  # noqa: F401 - fixtures
 from tests.engine.host_network import make, reference  # noqa: F401 - fixtures
 

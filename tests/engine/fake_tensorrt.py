@@ -24,7 +24,9 @@ class FakeContext:
 
     def set_optimization_profile_async(self, profile, stream):
         self.calls.append(("profile", profile, stream))
-        return self.runtime.takes("profile")
+        if not self.runtime.takes("profile"):
+            raise RuntimeError("Error in set optimization profile.")
+        return True
 
     def set_input_shape(self, name, shape):
         self.calls.append(("shape", name, shape))
@@ -81,6 +83,8 @@ class FakeRuntime:
 
     def __init__(self, logger, calls, refuses):
         self.logger, self.calls, self.refuses, self.compiled = logger, calls, refuses, set()
+        if not self.takes("runtime"):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def takes(self, what):
         if what in self.refuses:
@@ -114,11 +118,11 @@ def fake(monkeypatch, cache):
     module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="ours")
     module.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
 
-    def fake_build(edition, onnx, ranges, **options):
-        calls.append(("build", ranges))
+    def fake_build(edition, onnx, sizes, **options):
+        calls.append(("build", sizes))
         if "build" in refuses:
             raise ModelError(f"Expected tensorrt 11 to build an engine, got {refuses['build']}: free GPU memory")
-        return Built(b"engine for " + repr(ranges).encode(), b"timings")
+        return Built(b"engine for " + repr(sizes).encode(), b"timings")
 
     monkeypatch.setattr(tensorrt_engine, "build", fake_build)
     edition = Edition(module, "tensorrt 11", rtx=False)
@@ -131,12 +135,12 @@ def held(fake, monkeypatch):
     """An event that builds wait for, or until they are not wanted any more."""
     event = Event()
 
-    def build(edition, onnx, ranges, wanted, **options):
+    def build(edition, onnx, sizes, wanted, **options):
         while wanted() and not event.wait(0.01):
             pass
         if not wanted():
             raise ModelError("Expected tensorrt 11 to build an engine, got BuildCanceled: free GPU memory")
-        return Built(b"engine for " + repr(ranges).encode(), b"")
+        return Built(b"engine for " + repr(sizes).encode(), b"")
 
     def hold():
         monkeypatch.setattr(tensorrt_engine, "build", build)

@@ -45,7 +45,7 @@ def machine(monkeypatch):
             if name in state.errors:
                 raise ModelError(state.errors[name])
             precision = next(part for part in arguments if isinstance(part, str))
-            state.opened.append((name, precision))
+            state.opened.append(arguments)
             return Idle(f"{name} {precision}")
 
         return open_network
@@ -75,10 +75,11 @@ class TestChoice:
 
     @pytest.mark.parametrize("device", ["cuda", "auto"])
     def test_tensorrt_in_half_is_the_first_choice(self, machine, tiny_model, device, caplog):
-        with caplog.at_level("INFO"), load_detector(tiny_model, device=device, memory_MB=1000) as loaded:
+        with caplog.at_level("INFO"), load_detector(tiny_model, device=device, memory_MB=1000, kinds=5) as loaded:
             assert loaded.backend == "tensorrt f16, CPU sm_0"
         assert ("Computing with tensorrt f16, CPU sm_0: device is auto" in caplog.text) == (device == "auto")
         assert machine.memory_MB == 1000
+        assert machine.opened[0][-2:] == (1000, 5)  # as many engines are kept as plans
 
     def test_torch_is_the_second_and_that_is_said(self, machine, tiny_model, caplog):
         machine.errors["tensorrt"] = "Expected TensorRT, got none: pip install it"
@@ -226,13 +227,13 @@ class TestNetwork:
         network = network_bytes(spec, tiny_model.parent, "f16")
         seen = []
 
-        def load(device, source, engine, ranges):
+        def load(device, source, engine, sizes):
             seen.append(engine)
             return RUNS
 
         monkeypatch.setattr("engine.tensorrt_engine.Engine", load)
         for _ in range(2):
-            opened = open_tensorrt(HostDevice({}), spec, network, "f16", 2000, cache)
+            opened = open_tensorrt(HostDevice({}), spec, network, "f16", 2000, cache=cache)
             assert opened.backend == f"{edition.name} f16"
         assert seen[0] == seen[1]
         assert len(list(cache.folder.glob("*.engine"))) == 1

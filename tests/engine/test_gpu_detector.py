@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import Frame, FrameError, device_plan, load_detector
+from engine import Frame, FrameError, load_detector
 from engine.device_plan import PLACES
-from engine.errors import DeviceError
 from engine.gpu_detector import DeviceMaps, GpuDetector
 from engine.network import Maps
 from engine.shipped import find_spec, list_models
@@ -159,61 +158,6 @@ class TestPipeline:
         for seed in range(5):
             detector.detect(some_frame(draw_frame, seed=seed))
         assert not [entry for entry in cuda_on_cpu.log if entry[0] in ("zeros", "pinned", "constant")]
-
-    def test_a_place_that_is_used_again_runs_as_one_graph(self, make, tiny_model, reference, draw_frame, cuda_on_cpu):
-        detector = make(tiny_model)
-        for seed in range(3 * PLACES):
-            cuda_on_cpu.log.clear()
-            expect_same_atoms(detector, reference, some_frame(draw_frame, seed=seed))
-            whats = [entry[0] for entry in cuda_on_cpu.log]
-            assert ("graph" in whats) == (seed >= PLACES)
-            assert ("peaks" in whats) == (seed < PLACES)
-
-    def test_a_graph_that_cannot_be_is_done_without(
-        self, make, tiny_model, reference, draw_frame, cuda_on_cpu, monkeypatch
-    ):
-        def refuse(stream, steps):
-            raise DeviceError("operation not permitted when stream is capturing")
-
-        monkeypatch.setattr(cuda_on_cpu, "capture", refuse)
-        detector = make(tiny_model)
-        for seed in range(2 * PLACES):
-            expect_same_atoms(detector, reference, some_frame(draw_frame, seed=seed))
-
-    def test_a_capture_that_failed_is_tried_again_later(
-        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch, caplog
-    ):
-        """What was in its way, an allocation of others or a build, is over soon."""
-        capture, tries = cuda_on_cpu.capture, []
-
-        def refuse(stream, steps):
-            tries.append(len(tries))
-            if len(tries) < 3:
-                raise DeviceError("operation not permitted when stream is capturing")
-            return capture(stream, steps)
-
-        monkeypatch.setattr(cuda_on_cpu, "capture", refuse)
-        monkeypatch.setattr(device_plan, "_CAPTURE_AGAIN", 4)
-        detector, frame = make(tiny_model), some_frame(draw_frame)
-        tried_at = []
-        for number in range(1, PLACES + 10):
-            before = len(tries)
-            detector.detect(frame)
-            tried_at += [number] * (len(tries) - before)
-        assert tried_at[:3] == [PLACES + 1, PLACES + 5, PLACES + 9]
-        assert ("graph", detector._computes) in cuda_on_cpu.log
-        assert caplog.text.count("No CUDA graph for now") == 1
-
-    def test_nothing_is_captured_while_the_network_says_no(self, make, tiny_model, draw_frame, cuda_on_cpu):
-        """It is asked at each run: an engine may be under way, or done."""
-        detector, frame = make(tiny_model), some_frame(draw_frame)
-        # What was captured before goes on to be run: only to capture is out of the question.
-        for capturable, graphs in ((False, 0), (True, 2 * PLACES), (False, 2 * PLACES)):
-            detector._device_network.capturable = capturable
-            cuda_on_cpu.log.clear()
-            for _ in range(2 * PLACES):
-                detector.detect(frame)
-            assert [entry[0] for entry in cuda_on_cpu.log].count("graph") == graphs
 
     def test_frames_that_are_dropped_on_the_way_give_their_places_back(self, make, tiny_model, draw_frame, cuda_on_cpu):
         detector = make(tiny_model)

@@ -1,5 +1,7 @@
 """The GPU's detector where memory runs out, an engine is missing, or the device is lost; on the CPU."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -59,17 +61,78 @@ class TestTrouble:
         for frame in frames:
             assert len(detector.detect(frame)) > 10
 
-    def test_where_no_strip_can_be_lower_what_other_frames_keep_is_freed(self, make, tiny_model, draw_frame):
+    @pytest.fixture
+    def alternating(self, make, tiny_model, draw_frame):
+        """A detector, two kinds of frames that have room one at a time, and the time."""
+
         def beside_another(stream):
             if len(detector._plans.kept) > 1:
                 raise FrameError("no_memory", "GPU expects free memory, got none: free some")
 
-        detector = make(tiny_model, beside_another)
-        frames = [some_frame(draw_frame), some_frame(draw_frame, (48, 48))]
+        detector, now = make(tiny_model, beside_another), [100.0]
+        detector._plans._clock = lambda: now[0]
+        return detector, [some_frame(draw_frame), some_frame(draw_frame, (48, 48))], now
+
+    def test_where_no_strip_can_be_lower_what_ran_long_ago_is_freed(self, alternating, caplog):
+        detector, frames, now = alternating
+        for _ in range(3):
+            detector.detect(frames[0])
+            now[0] += 10.0
+            with pytest.raises(FrameError, match="got none: free some"):
+                detector.detect(frames[1])
+            assert len(detector.detect(frames[1])) > 0
+            detector._plans.free()
+        assert caplog.text.count("what is kept for 1 other kinds of frames is freed") == 1
+
+    def test_kinds_that_take_turns_do_not_free_each_other(self, alternating, cuda_on_cpu):
+        """Else each frame would wait for the whole GPU, and none of either kind would be answered."""
+        detector, frames, now = alternating
         detector.detect(frames[0])
-        with pytest.raises(FrameError, match="got none: free some"):
-            detector.detect(frames[1])
-        assert len(detector.detect(frames[1])) > 0
+        plans = []
+        for frame in [*frames[1:], *frames * 3]:
+            now[0] += 4.0
+            with pytest.raises(FrameError, match="got none: free some"):
+                detector.detect(frame)
+            plans.append(list(detector._plans.kept.values()))
+            assert len(plans[-1]) == 2
+        assert all({*kept} == {*plans[0]} for kept in plans)
+
+    def test_frames_on_their_way_in_as_large_strips_halve_them_once(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, caplog
+    ):
+        def full(stream):
+            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+
+        detector = make(tiny_model, full)
+        frame = some_frame(draw_frame, (1500, 48))
+        for prepared in [detector.prepare(frame) for _ in range(PLACES)]:
+            with pytest.raises(FrameError, match="got none: free some"):
+                detector.infer(prepared)
+        assert detector._plans.most_pixels == 1504 * 48 // 2
+        assert caplog.text.count("Out of GPU memory") == 1
+        assert [entry[0] for entry in cuda_on_cpu.log].count("synchronize") == 3  # once for each stream
+
+    @pytest.mark.parametrize("fallback", [True, False])
+    def test_memory_that_a_frame_on_its_way_holds_is_waited_for(
+        self, make, tiny_model, draw_frame, scarce, fallback, caplog
+    ):
+        """It is over in a moment: nothing is decided for good."""
+        detector = make(tiny_model, fallback=(lambda: pytest.fail("gave the GPU up")) if fallback else None)
+        frames = [some_frame(draw_frame), some_frame(draw_frame, (1500, 48))]
+        prepared = detector.prepare(frames[0])
+        maps, before = detector.infer(prepared), detector._plans.most_pixels
+        plan = weakref.ref(prepared.ticket.plan)
+        scarce(lambda: plan() is not None)
+        for _ in range(2):
+            with pytest.raises(FrameError, match="got none: free some") as caught:
+                detector.detect(frames[1])
+            assert caught.value.reason == "no_memory"
+        assert detector._plans.most_pixels == before
+        assert len(detector.locate(frames[0], prepared, maps)) > 0
+        del prepared, maps
+        assert len(detector.detect(frames[1])) > 100
+        assert set(detector._device_network.sizes) == {(96, 112), (1504, 48)}
+        assert not caplog.records
 
     def test_buffers_that_find_no_memory_shrink_the_strips_too(self, make, tiny_model, draw_frame, scarce):
         """The frame is told how much it takes."""

@@ -20,7 +20,7 @@ from tests.engine.host_network import some_frame
 
 class TestRun:
     def test_addresses_shapes_order_and_stream(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
         fake.calls.clear()
         pixels, maps = arrays()
         enqueue = network.bind(3, pixels, maps)
@@ -37,25 +37,22 @@ class TestRun:
         assert fake.calls == [("execute", 1003), ("execute", 1004)]  # nothing is told to a context that runs
         assert network.backend == "tensorrt 11 f16"
 
-    def test_each_binding_has_a_context_of_its_own_in_the_first_profile_that_fits(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT, ANY))
+    def test_each_binding_has_a_context_of_its_own(self, fake):
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         first = network.bind(3, *arrays())
         network.bind(3, *arrays(128, 128))
         fake.calls.clear()
         first(3)
         assert fake.calls == [("execute", 1003)]
-        network.bind(3, *arrays())
-        network.bind(3, *arrays(128, 64))
-        assert [call[1] for call in fake.calls if call[0] == "profile"] == [0, 1]
 
     def test_nothing_is_synchronised(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         fake.device.log.clear()
         network.bind(3, *arrays())(3)
         assert [entry[0] for entry in fake.device.log] == ["zeros"]
 
     def test_maps_of_another_shape_are_refused_before_a_run(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         fake.calls.clear()
         with pytest.raises(ModelError, match=r"Expected maps of \(1, 6, 16, 16\), got \(1, 6, 32, 32\)"):
             network.bind(3, arrays()[0], arrays(32, 32)[1])
@@ -64,7 +61,7 @@ class TestRun:
     @pytest.mark.parametrize("what", ["context", "profile", "shape", "address", "execute"])
     @pytest.mark.parametrize("log", ["no kernel for sm_90", "an illegal memory access was encountered"])
     def test_what_the_runtime_refuses_is_a_device_error(self, fake, what, log):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         fake.refuses[what] = log
         with pytest.raises(DeviceError, match=rf"Expected tensorrt 11 to take .*, got {log}: restart"):
             network.bind(3, *arrays())(3)
@@ -79,7 +76,7 @@ class TestRun:
         ],
     )
     def test_no_room_drops_the_frame_and_not_the_next(self, fake, what, log):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         fake.refuses[what] = log
         with pytest.raises(FrameError, match="GPU expects free memory") as caught:
             network.bind(3, *arrays())(3)
@@ -96,7 +93,7 @@ class TestMemory:
     """What a run works in is ours: it counts, it is as large as the shape needs, and it ends with the run."""
 
     def test_a_smaller_shape_takes_less_of_the_devices_memory(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         fake.device.log.clear()
         fake.calls.clear()
         bound = [network.bind(3, *arrays(size, 64)) for size in (256, 128)]
@@ -107,7 +104,7 @@ class TestMemory:
             enqueue(3)
 
     def test_it_is_held_for_as_long_as_it_can_be_run(self, fake, monkeypatch):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         zeros, taken = fake.device.zeros, []
 
         def keep(shape, dtype):
@@ -137,7 +134,7 @@ class TestMemory:
                 raise FrameError("no_memory", "GPU expects free memory, got none: free some")
             return zeros(shape, dtype)
 
-        network = TensorRtNetwork(cuda_on_cpu, fake.source, (ShapeRange((16, 16), (64, 64), (2048, 2048)),))
+        network = TensorRtNetwork(cuda_on_cpu, fake.source, ShapeRange((16, 16), (64, 64), (2048, 2048)))
         monkeypatch.setattr(cuda_on_cpu, "zeros", limited)
         frame = some_frame(draw_frame, (1500, 48))
         with GpuDetector(ModelSpec.read(tiny_model), cuda_on_cpu, network) as detector:
@@ -152,7 +149,7 @@ class TestTrial:
     """An engine that loads may still not run here, and that is found out before there are frames."""
 
     def test_the_least_size_is_run_once_and_waited_for(self, fake):
-        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        TensorRtNetwork(fake.device, fake.source, ANY)
         assert [call[2] for call in fake.calls if call[0] == "shape"] == [(1, 1, 16, 16)]
         assert [call[0] for call in fake.calls].count("execute") == 1
         assert [entry[0] for entry in fake.device.log][-2:] == ["record", "synchronize"]
@@ -161,8 +158,13 @@ class TestTrial:
     def test_what_does_not_run_is_no_model_for_this_machine(self, fake, what):
         fake.refuses[what] = "no kernel for sm_90"
         with pytest.raises(ModelError, match="to run its engine on H200 sm_90, got no kernel for sm_90: ") as caught:
-            TensorRtNetwork(fake.device, fake.source, (ANY,))
+            TensorRtNetwork(fake.device, fake.source, ANY)
         assert not isinstance(caught.value, DeviceError)
+
+    def test_nor_is_a_runtime_that_does_not_start(self, fake):
+        fake.refuses["runtime"] = "CUDA initialization failure with error: 35"
+        with pytest.raises(ModelError, match=r"Expected tensorrt 11 to start, got CUDA init.* 35: run atom"):
+            TensorRtNetwork(fake.device, fake.source, ANY)
 
     def test_nor_is_what_fails_on_the_way(self, fake, monkeypatch):
         def lost(event):
@@ -170,13 +172,13 @@ class TestTrial:
 
         monkeypatch.setattr(fake.device, "synchronize", lost)
         with pytest.raises(ModelError, match=r"to run its engine .* cudaErrorNoKernelImageForDevice") as caught:
-            TensorRtNetwork(fake.device, fake.source, (ANY,))
+            TensorRtNetwork(fake.device, fake.source, ANY)
         assert not isinstance(caught.value, DeviceError)
 
     def test_a_gpu_that_is_full_is_told_as_that(self, fake):
         fake.refuses["context"] = "OutOfMemory (no further information)"
         with pytest.raises(FrameError, match="GPU expects free memory"):
-            TensorRtNetwork(fake.device, fake.source, (ANY,))
+            TensorRtNetwork(fake.device, fake.source, ANY)
 
 
 class TestKernels:
@@ -187,25 +189,25 @@ class TestKernels:
         return replace(fake.source, edition=replace(fake.source.edition, rtx=True))
 
     def test_kept_once_tried_and_when_closed_then_given_back(self, fake, rtx):
-        network = TensorRtNetwork(fake.device, rtx, (ANY,))
-        key = rtx.key((ANY,))
+        network = TensorRtNetwork(fake.device, rtx, ANY)
+        key = rtx.key(ANY)
         assert rtx.cache.load(key, KERNELS) == b"[(1, 1, 16, 16)]"
         network.bind(3, *arrays())(3)
         network.close()
         kept = b"[(1, 1, 16, 16), (1, 1, 64, 64)]"
         assert rtx.cache.load(key, KERNELS) == kept
         assert [call for call in fake.calls if call[0] == "kernels"] == []
-        TensorRtNetwork(fake.device, rtx, (ANY,))
+        TensorRtNetwork(fake.device, rtx, ANY)
         assert [call for call in fake.calls if call[0] == "kernels"] == [("kernels", kept)]
 
     def test_what_others_may_write_to_is_not_given_back(self, fake, rtx):
-        TensorRtNetwork(fake.device, rtx, (ANY,)).close()
-        (rtx.cache.folder / rtx.key((ANY,)).file_of(KERNELS)).chmod(0o666)
-        TensorRtNetwork(fake.device, rtx, (ANY,))
+        TensorRtNetwork(fake.device, rtx, ANY).close()
+        (rtx.cache.folder / rtx.key(ANY).file_of(KERNELS)).chmod(0o666)
+        TensorRtNetwork(fake.device, rtx, ANY)
         assert not [call for call in fake.calls if call[0] == "kernels"]
 
     def test_a_device_that_is_lost_does_not_keep_it_from_closing(self, fake, rtx, monkeypatch):
-        network = TensorRtNetwork(fake.device, rtx, (ANY,))
+        network = TensorRtNetwork(fake.device, rtx, ANY)
 
         def lost():
             raise DeviceError("GPU 0: expected an answer, got none: restart")
@@ -214,5 +216,5 @@ class TestKernels:
         network.close()
 
     def test_others_have_none(self, fake):
-        TensorRtNetwork(fake.device, fake.source, (ANY,)).close()
+        TensorRtNetwork(fake.device, fake.source, ANY).close()
         assert not list(fake.source.cache.folder.glob("*.kernels"))

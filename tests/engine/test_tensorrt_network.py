@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from threading import Event
 
@@ -10,6 +11,7 @@ import pytest
 
 from engine import FrameError, ModelError, tensorrt_engine, tensorrt_network
 from engine.device_plan import PLANS
+from engine.engine_cache import KERNELS
 from engine.errors import DeviceError
 from engine.tensorrt_build import ShapeRange
 from engine.tensorrt_engine import EngineSource
@@ -25,15 +27,15 @@ from engine.shipped import find_spec
 from engine.tensorrt_build import ShapeRange, build
 from engine.tensorrt_module import find_tensorrt
 
-def load(device, source, ranges, wanted=None):
+def load(device, source, sizes, wanted=None):
     while wanted is not None:  # one build after the other
-        build(source.edition, onnx, ranges, channels=1, maps=6, wanted=wanted)
-    return SimpleNamespace(try_once=lambda: None, profile_for=lambda size: None)
+        build(source.edition, onnx, sizes, channels=1, maps=6, wanted=wanted)
+    return SimpleNamespace(try_once=lambda: None, sizes=sizes)
 
 onnx = find_spec("graphene").with_suffix(".onnx").read_bytes()
 tensorrt_network.load_engine = load
 source = SimpleNamespace(edition=find_tensorrt(), precision="f32")
-network = tensorrt_network.TensorRtNetwork(None, source, ())
+network = tensorrt_network.TensorRtNetwork(None, source, ShapeRange((16, 16), (16, 16), (16, 16)))
 try:
     network.ready((512, 512))
 except FrameError:
@@ -47,10 +49,17 @@ def made(calls):
     return [call[0] for call in calls if call[0] in ("build", "load")]
 
 
+def build(network, size):
+    with pytest.raises(FrameError, match="none yet"):
+        network.ready(size)
+    network.finish()
+    network.ready(size)
+
+
 class TestCache:
     def test_built_once_then_loaded(self, fake):
         for _ in range(2):
-            TensorRtNetwork(fake.device, fake.source, (ANY,))
+            TensorRtNetwork(fake.device, fake.source, ANY)
         assert made(fake.calls) == ["build", "load", "load"]
         assert fake.source.cache.load_timing("H200 sm_90", "tensorrt 11") == b"timings"
 
@@ -60,43 +69,43 @@ class TestCache:
     )
     def test_built_again_for_anything_else(self, fake, change):
         for source in (fake.source, replace(fake.source, **change)):
-            TensorRtNetwork(fake.device, source, (ANY,))
+            TensorRtNetwork(fake.device, source, ANY)
         assert [call[0] for call in fake.calls].count("build") == 2
 
     @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: b"\0" * 99])
     def test_a_damaged_file_never_reaches_the_runtime(self, fake, damage, caplog):
-        TensorRtNetwork(fake.device, fake.source, (ANY,))
-        path = fake.source.cache.folder / fake.source.key((ANY,)).file_name
+        TensorRtNetwork(fake.device, fake.source, ANY)
+        path = fake.source.cache.folder / fake.source.key(ANY).file_name
         path.write_bytes(damage(path.read_bytes()))
-        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        TensorRtNetwork(fake.device, fake.source, ANY)
         assert made(fake.calls) == ["build", "load", "build", "load"]
         assert len({call for call in fake.calls if call[0] == "load"}) == 1
         assert "built again" in caplog.text
 
     def test_an_engine_of_another_gpu_in_its_place_is_built_again(self, fake):
         other = replace(fake.source, gpu="L4 sm_89")
-        TensorRtNetwork(fake.device, other, (ANY,))
+        TensorRtNetwork(fake.device, other, ANY)
         folder = fake.source.cache.folder
-        (folder / other.key((ANY,)).file_name).rename(folder / fake.source.key((ANY,)).file_name)
-        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        (folder / other.key(ANY).file_name).rename(folder / fake.source.key(ANY).file_name)
+        TensorRtNetwork(fake.device, fake.source, ANY)
         assert made(fake.calls) == ["build", "load", "build", "load"]
 
     def test_a_cached_engine_that_does_not_load_is_built_again(self, fake, caplog):
-        fake.source.cache.store(fake.source.key((ANY,)), b"of another driver")
-        TensorRtNetwork(fake.device, fake.source, (ANY,))
+        fake.source.cache.store(fake.source.key(ANY), b"of another driver")
+        TensorRtNetwork(fake.device, fake.source, ANY)
         assert made(fake.calls) == ["load", "build", "load"]
         assert "got magic tag does not match" in caplog.text
-        assert fake.source.cache.load(fake.source.key((ANY,))).startswith(b"engine")
+        assert fake.source.cache.load(fake.source.key(ANY)).startswith(b"engine")
 
     def test_one_that_was_built_and_does_not_load_is_an_error(self, fake):
         fake.refuses["load"] = "magic tag"
         with pytest.raises(ModelError, match="Expected tensorrt 11 to load its engine, got magic tag"):
-            TensorRtNetwork(fake.device, fake.source, (ANY,))
+            TensorRtNetwork(fake.device, fake.source, ANY)
 
 
 class TestOtherSizes:
     def test_a_larger_frame_is_refused_while_its_engine_is_built(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
+        network = TensorRtNetwork(fake.device, fake.source, ANY)
         network.ready((256, 256))
         with pytest.raises(FrameError, match="an engine for 512 x 256 network pixels, got none yet") as caught:
             network.ready((512, 256))
@@ -105,32 +114,39 @@ class TestOtherSizes:
         network.ready((512, 256))
         network.bind(3, *arrays(512, 256))(3)
         network.ready((64, 64))  # the first engine stays
-        exact = (ShapeRange((512, 256), (512, 256), (512, 256)),)
+        exact = ShapeRange((512, 256), (512, 256), (512, 256))
         assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
-        assert [call[1] for call in fake.calls if call[0] == "build"] == [(ANY,), exact]
+        assert [call[1] for call in fake.calls if call[0] == "build"] == [ANY, exact]
 
-    def test_as_many_large_sizes_are_kept_as_plans(self, fake):
-        """Two cameras with frames beyond the first engine would else drive each other's engine out for ever."""
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,))
-        sizes = [(512 * k, 512) for k in range(1, PLANS + 2)]
-
-        def build(size):
-            with pytest.raises(FrameError, match="none yet"):
-                network.ready(size)
-            network._building.join()
+    @pytest.mark.parametrize("kinds", [PLANS, 4])
+    def test_as_many_large_sizes_are_kept_as_plans(self, fake, kinds):
+        """Cameras with frames beyond the first engine would else drive each other's engine out for ever."""
+        rtx = replace(fake.source, edition=replace(fake.source.edition, rtx=True))
+        network = TensorRtNetwork(fake.device, rtx, ANY, kinds=kinds)
+        sizes = [(512 * k, 512) for k in range(1, kinds + 2)]
+        for size in sizes[:kinds]:
+            build(network, size)
+        for size in sizes[:kinds]:
             network.ready(size)
-
-        for size in sizes[:PLANS]:
-            build(size)
-        for size in sizes[:PLANS]:
-            network.ready(size)
-        build(sizes[PLANS])  # and they do not pile up
+        network.bind(3, *arrays(*sizes[0]))(3)
+        build(network, sizes[kinds])  # and they do not pile up
         with pytest.raises(FrameError, match="none yet"):
             network.ready(sizes[0])
+        first = ShapeRange(sizes[0], sizes[0], sizes[0])
+        assert b"(1, 1, 512, 512)" in rtx.cache.load(rtx.key(first), KERNELS)  # for when it is needed again
+
+    def test_one_that_was_built_last_is_freed_with_the_others(self, fake):
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
+        with pytest.raises(FrameError, match="none yet"):
+            network.ready((128, 128))
+        network.finish()
+        built = weakref.ref(network._built[0])
+        network.close()
+        assert built() is None
 
     def test_a_build_that_fails_is_told_with_the_frame_and_tried_again_minutes_later(self, fake):
         now_s = [1000.0]
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        network = TensorRtNetwork(fake.device, fake.source, ANY, clock=lambda: now_s[0])
         fake.refuses["build"] = "no room"
         with pytest.raises(FrameError, match="it is being built"):
             network.ready((512, 512))
@@ -150,7 +166,7 @@ class TestOtherSizes:
 
     def test_one_that_fails_again_is_waited_for_again(self, fake):
         now_s = [0.0]
-        network = TensorRtNetwork(fake.device, fake.source, (ANY,), clock=lambda: now_s[0])
+        network = TensorRtNetwork(fake.device, fake.source, ANY, clock=lambda: now_s[0])
         fake.refuses["build"] = "no room"
         for now_s[0] in (0.0, 300.0):
             with pytest.raises(FrameError, match="it is being built"):
@@ -160,12 +176,12 @@ class TestOtherSizes:
                 network.ready((512, 512))
 
     def test_a_size_that_was_not_made_ready_is_no_crash(self, fake):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
         with pytest.raises(ModelError, match="call ready first"):
             network.bind(3, *arrays(128, 128))
 
     def test_closing_ends_the_build(self, fake, held):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
         held()
         with pytest.raises(FrameError):
             network.ready((128, 128))
@@ -175,7 +191,7 @@ class TestOtherSizes:
 
     def test_so_does_the_end_of_the_process_where_nobody_closed(self, fake, held):
         """TensorRT calls our logger from the build: in an interpreter that ends that aborts the process."""
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
         held()
         with pytest.raises(FrameError):
             network.ready((128, 128))
@@ -189,7 +205,7 @@ class TestOtherSizes:
 
     def test_a_step_that_takes_long_is_not_waited_for(self, fake, monkeypatch, caplog):
         step = Event()
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
         monkeypatch.setattr(tensorrt_engine, "build", lambda *_, **__: step.wait(30))
         monkeypatch.setattr(tensorrt_network, "_CLOSE_S", 0.01)
         with pytest.raises(FrameError):
@@ -202,7 +218,7 @@ class TestOtherSizes:
 
     def test_no_graph_is_captured_while_an_engine_is_built(self, fake, held):
         """For whichever network: a build synchronises the GPU, and captures of all threads end with error 900."""
-        network, other = (TensorRtNetwork(fake.device, fake.source, (EXACT,)) for _ in range(2))
+        network, other = (TensorRtNetwork(fake.device, fake.source, EXACT) for _ in range(2))
         assert network.capturable
         event = held()
         with pytest.raises(FrameError):
@@ -218,7 +234,7 @@ class TestOtherSizes:
 
     @pytest.mark.parametrize("error", [DeviceError, OSError, MemoryError, RuntimeError])
     def test_no_build_is_begun_again_with_every_frame_whatever_ended_it(self, fake, monkeypatch, error):
-        network = TensorRtNetwork(fake.device, fake.source, (EXACT,))
+        network = TensorRtNetwork(fake.device, fake.source, EXACT)
 
         def fail(*_, **__):
             raise error("no such thing")
@@ -235,6 +251,6 @@ class TestOtherSizes:
 def test_a_real_build_is_kept_and_found_again(edition, cache):
     """Through the source, with the installed TensorRT: only loading the engine needs a GPU."""
     source = EngineSource(edition, "none", tiny_network(TINY).SerializeToString(), "f32", 1, 6, cache)
-    engine = source.build((ANY,))
-    assert cache.load(source.key((ANY,))) == engine
-    assert cache.load(replace(source, precision="f16").key((ANY,))) is None
+    engine = source.build(ANY)
+    assert cache.load(source.key(ANY)) == engine
+    assert cache.load(replace(source, precision="f16").key(ANY)) is None

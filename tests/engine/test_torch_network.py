@@ -115,6 +115,8 @@ def test_nothing_that_lies_on_the_gpu_is_read_on_the_way():
     [
         (torch.OutOfMemoryError("CUDA error:\nunspecified"), FrameError),
         (RuntimeError("CUDA error:\nunspecified CUDNN_STATUS_ALLOC_FAILED"), FrameError),
+        (torch.AcceleratorError("CUDA error: unspecified out of memory\nCompile with TORCH_USE_CUDA_DSA"), FrameError),
+        (torch.AcceleratorError("CUDA error: unspecified illegal memory access"), DeviceError),
         (torch.AcceleratorError("CUDA error:\nunspecified"), DeviceError),
         (RuntimeError("CUDA error:\nunspecified cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError),
     ],

@@ -132,8 +132,9 @@ def test_int8_says_what_the_network_says(quantised: Path, expected: NDArray[np.f
 def test_tensorrt_builds_it(path: Path, quantised: Path, edition: Edition, precision: str) -> None:  # noqa: F811
     content = quantised.read_bytes() if precision == "int8" else path.read_bytes()
     sizes = [(k * _SPEC.multiple, k * _SPEC.multiple) for k in (1, 8, 64)]
-    ranges = (ShapeRange(*sizes),)
-    assert build(edition, halved(content) if precision == "f16" else content, ranges, channels=1, maps=6).engine
+    assert build(
+        edition, halved(content) if precision == "f16" else content, ShapeRange(*sizes), channels=1, maps=6
+    ).engine
 
 
 def test_the_bench_rebuilds_it_from_its_file(path: Path, untrained: UNet) -> None:

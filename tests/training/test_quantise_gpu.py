@@ -80,7 +80,7 @@ def test_it_is_smaller(quantised: Path, network: Path) -> None:
 
 def test_tensorrt_builds_it(quantised: Path, spec: ModelSpec, edition: Edition) -> None:  # noqa: F811
     sizes = [(k * spec.multiple, k * spec.multiple) for k in (1, 8, 64)]
-    assert build(edition, quantised.read_bytes(), (ShapeRange(*sizes),), channels=spec.channels, maps=6).engine
+    assert build(edition, quantised.read_bytes(), ShapeRange(*sizes), channels=spec.channels, maps=6).engine
 
 
 def test_it_says_what_the_network_says(quantised: Path, network: Path, spec: ModelSpec) -> None:
