@@ -23,7 +23,7 @@ class Atoms:
     class_id : (N,) uint8
         Index into the model's classes.
     score : (N,) float32
-        0 to 1, the network's confidence.
+        0 to 1, the chance that something is there.
     sigma_pm : (N,) float32
         Expected error of the position per axis, in picometre.
     agreement : (N,) float32

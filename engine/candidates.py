@@ -127,7 +127,8 @@ def to_atoms(found: NDArray[Any], shape: tuple[int, int], sampling_A: float, spe
     stays = winners(found, shape, peak_radius(spec)) & ((flags & OUTSIDE) == 0)
     rows = order if stays.all() else order[stays[order]]
     atoms = Atoms(
-        **{name: columns[name].take(rows) for name in ("y", "x", "score", "sigma_pm")},
+        **{name: columns[name].take(rows) for name in ("y", "x", "sigma_pm")},
+        score=spec.chance_of(columns["score"].take(rows)),
         class_id=columns["class_id"].take(rows).astype(np.uint8),
         agreement=np.ones(len(rows), np.float32),
         flags=(flags.take(rows) & (CONTAMINATED | EDGE)).astype(np.uint8),

@@ -58,7 +58,7 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
         y=y,
         x=x,
         class_id=_class_id(maps, peaks),
-        score=score,
+        score=spec.chance_of(score),
         sigma_pm=sigma * np.float32(CALIBRATION * spec.sampling_A * 100),
         agreement=np.ones(len(peaks), np.float32),
         flags=flags,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.errors import ModelError
 from engine.spec import ModelSpec, file_sha256
 
@@ -50,6 +52,7 @@ def verified_weights(spec: ModelSpec, folder: Path, suffix: str) -> Path:
 def model_card(model: str | Path) -> str:
     """What a model is for, what it was trained on and how good it is, as text."""
     spec = ModelSpec.read(find_spec(model))
+    least = float(spec.chance_of(np.array([spec.threshold], np.float32))[0])
     what = "one image" if spec.channels == 1 else f"{spec.channels} images of a defocus series"
     lines = [
         f"{spec.name} {spec.version}",
@@ -57,7 +60,7 @@ def model_card(model: str | Path) -> str:
         f"  licence     {spec.licence}",
         f"  input       {what}, resampled to {spec.sampling_A:g} A/px",
         f"  classes     {', '.join(spec.classes)}",
-        f"  threshold   score {spec.threshold:g}, atoms at least {spec.separation_A:g} A apart",
+        f"  threshold   score {spec.threshold:g} (a chance of {least:.2f}), {spec.separation_A:g} A apart or more",
         *([f"  notes       {spec.notes}"] if spec.notes else []),
         "  trained on",
         *(f"    {key:<18} {_range(key, *limits)}" for key, limits in spec.trained.items()),

@@ -10,8 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.errors import ModelError
 
+_NEARLY = np.float32(1e-6)  # a score of 0 or 1 has no logit
+_AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
 _LONGEST_BOND_A = 10.0
 
 
@@ -35,9 +40,12 @@ class ModelSpec:
     multiple : int
         Height and width of the network's input are multiples of this.
     threshold : float
-        Score from which a local maximum counts as an atom.
+        The network's score from which a local maximum counts as an atom.
     separation_A : float
         Two atoms are never closer than this.
+    chance : (float, float)
+        Offset and slope from the logit of the network's score to that of the chance that an atom is there, see
+        `chance_of`.
     covered : float
         Contamination, as a mean of what is around an atom, from which it is flagged.
     bonds : (int, float) or None
@@ -65,6 +73,7 @@ class ModelSpec:
     threshold: float
     separation_A: float
     trained: dict[str, tuple[float, float]]
+    chance: tuple[float, float] = _AS_IT_IS
     covered: float = 0.5
     bonds: tuple[int, float] | None = None
     notes: str = ""
@@ -83,7 +92,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"covered", "bonds", "notes", "measured", "sha256"}
+        needed = names - {"chance", "covered", "bonds", "notes", "measured", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -95,9 +104,18 @@ class ModelSpec:
             if not valid(value):
                 raise ModelError(f"{path}: expected {expected} as {key}, got {value!r}: export the model again")
         raw["classes"] = tuple(raw["classes"])
+        raw["chance"] = tuple(raw.get("chance", _AS_IT_IS))
         raw["bonds"] = tuple(raw["bonds"]) if raw.get("bonds") else None
         raw["trained"] = {key: (float(low), float(high)) for key, (low, high) in raw["trained"].items()}
         return cls(**raw)
+
+    def chance_of(self, score: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N,) chance that an atom is there, of the network's score: as often as it was on the frames of the export."""
+        offset, slope = np.array(self.chance, np.float32)
+        if self.chance == _AS_IT_IS:
+            return score
+        inside = np.clip(score, _NEARLY, 1 - _NEARLY)
+        return np.asarray(1 / (1 + np.exp(-(offset + slope * np.log(inside / (1 - inside))))), np.float32)
 
     def write(self, path: Path) -> None:
         """Write the spec as indented JSON."""
@@ -142,6 +160,14 @@ def _are_bonds(value: Any) -> bool:
     return value is None or (both and _is_count(value[0]) and _is_reach(value[1]))
 
 
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_finite(value[0]) and _is_positive(value[1])
+
+
 def _is_reach(value: Any) -> bool:
     return _is_positive(value) and value <= _LONGEST_BOND_A
 
@@ -162,6 +188,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "multiple": _COUNT,
     "threshold": _POSITIVE,
     "separation_A": _POSITIVE,
+    "chance": (_is_line, "[offset, slope over 0]"),
     "covered": _POSITIVE,
     "trained": (_are_ranges, "ranges [low, high]"),
     "bonds": (_are_bonds, "null or [most neighbours, reach in A]"),

@@ -20,6 +20,7 @@ from training.score import Score, f1, score
 FIELD_A = (45.0, 51.0)
 AWAY_A = 2.0  # from anything that is to be found, a wrong atom has not been mistaken for it
 UPRIGHT_A = 0.5  # columns that lean no more than this have one place
+VERY_GOOD_F1 = 0.98  # frames above it tell how good positions can be
 GOOD_F1 = 0.9  # frames above it tell whether sigma is meant
 
 
@@ -117,11 +118,14 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "worst_f1_bound_20_pm": min(sharp, default=float("nan")),
             "rmse_pm": _rms([r.score.error_pm for r in sure]),
             "upright_rmse_pm": _rms([_upright_pm(r) for r in sure]),
+            "good_upright_scatter_pm": _rms([_upright_pm(r, scatter=True) for r in sure if r.score.f1 > VERY_GOOD_F1]),
             "scatter_pm": _rms([r.score.scatter_pm for r in sure]),
             "bound_pm": _rms([np.array([r.bound_pm]) for r in sure]),
             "error_over_bound_median": _median([r.score.rmse_pm / r.bound_pm for r in sure]),
             "scatter_over_bound_median": _median([_rms([r.score.scatter_pm]) / r.bound_pm for r in sure]),
             "error_over_sigma": sigma_ratio(sure),
+            "scatter_over_sigma": sigma_ratio(sure, scatter=True),
+            "score_off_by": calibration_error(sure),
             "classical_f1": _mean([r.classical.f1 for r in sure if r.classical]),
             "classical_rmse_pm": _rms([r.classical.error_pm for r in sure if r.classical]),
             "away_share": away_share(sure),
@@ -189,17 +193,28 @@ def away_share(results: list[Result]) -> float:
     return away / found if found else float("nan")
 
 
-def _upright_pm(result: Result) -> NDArray[np.float64]:
-    """Errors of the columns that lean little; none where there are no columns."""
+def _upright_pm(result: Result, scatter: bool = False) -> NDArray[np.float64]:
+    """Errors of the columns that lean little, `scatter`: without the frame's mean; none where there are no columns."""
     if result.lean_A is None:
         return np.empty((0, 2))
-    return result.score.error_pm[result.lean_A[result.score.truth_row] <= UPRIGHT_A]
+    error_pm = result.score.scatter_pm if scatter else result.score.error_pm
+    return error_pm[result.lean_A[result.score.truth_row] <= UPRIGHT_A]
 
 
-def sigma_ratio(results: list[Result]) -> float:
-    """Standard deviation of error over predicted sigma, pooled over the frames with F1 above GOOD_F1."""
-    ratios = [(r.score.error_pm / r.sigma_pm[:, None]).ravel() for r in results if r.score.f1 > GOOD_F1]
-    return _rms(ratios)
+def sigma_ratio(results: list[Result], scatter: bool = False) -> float:
+    """Standard deviation of error over predicted sigma, pooled over the frames with F1 above GOOD_F1; `scatter`:
+    without each frame's mean error."""
+    good = [r for r in results if r.score.f1 > GOOD_F1]
+    return _rms([(r.score.scatter_pm if scatter else r.score.error_pm) / r.sigma_pm[:, None] for r in good])
+
+
+def calibration_error(results: list[Result]) -> float:
+    """How far the score lies from the share of atoms that are there: mean over the atoms, by tenths of the score."""
+    there = np.concatenate([r.atoms.score[r.score.row] for r in results] or [np.empty(0)])
+    wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in results] or [np.empty(0)])
+    excess = np.concatenate([there - 1, wrong])
+    tenth = np.minimum((np.concatenate([there, wrong]) * 10).astype(np.intp), 9)
+    return float(np.abs(np.bincount(tenth, excess)).sum() / len(excess)) if len(excess) else float("nan")
 
 
 def _mean(values: list[float]) -> float:

@@ -27,6 +27,7 @@ from training.quantise_gpu import quantise_for_gpu
 from training.recipes.recipe import Recipe
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
+_ROUNDS = 25  # of Newton's method
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
 _LEAST_COVERED = 0.22  # a network that is that sure of its clear specimens is no surer of others
@@ -141,12 +142,12 @@ def _halve_weights(path: Path) -> None:
 
 
 def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder: Path) -> tuple[ModelSpec, float]:
-    """Thresholds of contamination and, the highest of the best mean F1, of the score; what log sigma lacks for errors
-    over sigma to spread by 1."""
+    """Thresholds of contamination and, the highest of the best mean F1, of the score; the chance that a score stands
+    for; what log sigma lacks for errors over sigma to spread by 1."""
     path = folder / f"{spec.name}.json"
     with load_detector(path, precision="f32") as detector:
         spec = replace(spec, covered=covered_threshold(detector, recipe, specimens))
-    replace(spec, threshold=float(_THRESHOLDS[0])).write(path)
+    replace(spec, threshold=float(_THRESHOLDS[0]), chance=(0.0, 1.0)).write(path)
     with load_detector(path, precision="f32") as detector:
         doses = recipe.doses_e_A2[:-1]  # frames of the faintest say little
         results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, doses)
@@ -156,7 +157,28 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     best = max(t for t in f1 if f1[t] >= max(f1.values()) - _AS_GOOD)
     ratio = sigma_ratio(tried[best])
     # Where no frame is good enough to tell, the network's own sigma stands.
-    return replace(spec, threshold=best), math.log(ratio) if ratio > 0 else 0.0
+    return replace(spec, threshold=best, chance=fit_chance(tried[best])), math.log(ratio) if ratio > 0 else 0.0
+
+
+def fit_chance(results: list[Result]) -> tuple[float, float]:
+    """Offset and slope of the logistic curve from the logit of the network's score to whether the atom is there.
+
+    By Newton's method; held a little to a chance that is the score, for where all are there.
+    """
+    there = np.concatenate([r.atoms.score[r.score.row] for r in results] or [np.empty(0)])
+    wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in results] or [np.empty(0)])
+    score = np.clip(np.concatenate([there, wrong]).astype(np.float64), 1e-6, 1 - 1e-6)
+    is_there = np.repeat([1.0, 0.0], [len(there), len(wrong)])
+    design = np.stack([np.ones_like(score), np.log(score / (1 - score))], axis=1)
+    as_it_is = np.array([0.0, 1.0])
+    line = as_it_is.copy()
+    for _ in range(_ROUNDS):
+        chance = 1 / (1 + np.exp(-(design @ line)))
+        slope = design.T @ (is_there - chance) - (line - as_it_is)
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.eye(2)
+        line += np.linalg.solve(curvature, slope)
+    offset, factor = np.round(line, 4).tolist()
+    return (offset, factor) if factor > 0 else (0.0, 1.0)
 
 
 def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specimen]) -> float:

@@ -33,11 +33,14 @@ _HEADINGS = {
     "worst_f1_bound_20_pm": "worst F1, bound to 20 pm",
     "rmse_pm": "error, pm",
     "upright_rmse_pm": "error of columns that lean at most 0.5 A, pm",
+    "good_upright_scatter_pm": "of these without the frame's shift, frames over 0.98, pm",
     "scatter_pm": "without the frame's shift, pm",
     "bound_pm": "bound, pm",
     "error_over_bound_median": "error / bound, median frame",
     "scatter_over_bound_median": "without the shift / bound",
     "error_over_sigma": "error / sigma",
+    "scatter_over_sigma": "without the shift / sigma",
+    "score_off_by": "score off by",
     "classical_f1": "classical F1",
     "classical_rmse_pm": "classical error, pm",
     "away_share": "found away from anything",
@@ -175,7 +178,7 @@ def _calibration(results: list[Result]) -> Figure:
             error = np.concatenate([r.score.error_pm for r in good])
             right.loglog(*_spread(sigma, error), "o-", label=f"{dose:g} e/A²")
     left.plot([0, 1], [0, 1], "k--", lw=0.8)
-    left.set(xlabel="score", ylabel="share of atoms that are there", xlim=(0, 1), ylim=(0, 1.02))
+    left.set(xlabel="score: the chance it states", ylabel="share of atoms that are there", xlim=(0, 1), ylim=(0, 1.02))
     right.plot([2, 50], [2, 50], "k--", lw=0.8)
     right.set(xlabel="sigma, pm", ylabel="error per axis, pm")
     if sure:

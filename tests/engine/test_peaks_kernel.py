@@ -134,7 +134,7 @@ class TestCandidates:
         thresholds=st.tuples(*[st.sampled_from([0.25, 0.5, 1.0])] * 3),
     )
     def test_classes_each_with_its_threshold(self, device, tiny_spec, seed, scale, thresholds):
-        spec = replace(tiny_spec, classes=("Mo", "S", "S2"))
+        spec = replace(tiny_spec, classes=("Mo", "S", "S2"), chance=(0.4, 1.7))
         shape = (round(26 * scale), round(38 * scale))
         scales = (shape[0] / 26, shape[1] / 38)
         maps = random_maps((13, 19), seed, classes=3)

@@ -108,6 +108,8 @@ class TestRefine:
         maps.score[8, 9] = 0.75
         atoms = refined(maps, [[8, 9]], tiny_spec)
         assert (atoms.score[0], atoms.agreement[0]) == (0.75, 1)
+        surer = refined(maps, [[8, 9]], replace(tiny_spec, chance=(0.0, 2.0)))
+        assert surer.score[0] == pytest.approx(0.9)
         assert [column.dtype.str for column in atoms.columns().values()] == [
             *("<f4", "<f4", "|u1", "<f4", "<f4", "<f4", "|u1"),
         ]

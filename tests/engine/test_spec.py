@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from engine import ModelError, ModelSpec
@@ -19,7 +20,7 @@ def test_bonds_and_what_was_measured_may_be_missing(tiny_spec, tmp_path):
     path = tmp_path / "tiny.json"
     tiny_spec.write(path)
     raw = json.loads(path.read_text())
-    del raw["bonds"], raw["measured"], raw["sha256"]
+    del raw["chance"], raw["bonds"], raw["measured"], raw["sha256"]
     path.write_text(json.dumps(raw))
     assert ModelSpec.read(path) == tiny_spec
 
@@ -57,6 +58,9 @@ def test_a_damaged_spec_says_what_is_wrong(tmp_path, content, said):
         ("threshold", 0),
         ("name", "../other"),
         ("sha256", []),
+        ("chance", [0.5]),
+        ("chance", [0.5, 0]),
+        ("chance", ["even", 1]),
         ("bonds", [3]),
         ("bonds", [0, 1.8]),
         ("bonds", [3, 1e9]),
@@ -68,6 +72,15 @@ def test_a_value_that_cannot_be_is_named(tiny_spec, tmp_path, key, value):
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(ModelError, match=key):
         ModelSpec.read(path)
+
+
+def test_the_chance_of_a_score(tiny_spec):
+    score = np.array([0.0, 0.2, 0.5, 0.8, 1.0], np.float32)
+    assert tiny_spec.chance_of(score) is score
+    chance = replace(tiny_spec, chance=(0.5, 2.0)).chance_of(score)
+    np.testing.assert_allclose(chance[1:4], 1 / (1 + np.exp(-0.5) * np.array([16, 1, 1 / 16])), rtol=1e-5)
+    assert (chance.dtype, chance[0] < 1e-6, chance[4] > 1 - 1e-6) == (np.float32, True, True)
+    assert (np.diff(chance) > 0).all()
 
 
 def test_a_missing_spec_is_a_model_error(tmp_path):

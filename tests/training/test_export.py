@@ -12,17 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import ModelSpec, load_detector
+from engine import Atoms, ModelSpec, load_detector
 from engine.network import OpenVinoNetwork
 from engine.spec import file_sha256
 from tests.training.analytic import LOG_SIGMA_PX, Spots
 from tests.training.specimens import SHARP
 from training import evaluate as evaluation
 from training import export as module
-from training.evaluate import evaluate, sigma_ratio, summarise
+from training.evaluate import Result, calibration_error, evaluate, sigma_ratio, summarise
 from training.exit_waves import Specimen
 from training.export import Exported, export
+from training.recipes.graphene import graphene
 from training.recipes.recipe import Recipe
+from training.score import Score
 from training.unet import COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
 pytestmark = [pytest.mark.usefixtures("few_frames"), pytest.mark.timeout(400)]  # torch is slow to export
@@ -139,11 +141,21 @@ class TestFiles:
         network.close()
 
 
+def judged(score: NDArray[np.float32], is_there: NDArray[np.bool_]) -> Result:
+    """Of a frame whose atoms have these scores."""
+    zeros = np.zeros(len(score), np.float32)
+    bytes_ = zeros.astype(np.uint8)
+    right, wrong = np.flatnonzero(is_there), np.flatnonzero(~is_there)
+    pairs = Score(1.0, 1.0, 1.0, np.zeros((len(right), 2)), right, right, wrong, {})
+    atoms = Atoms(zeros, zeros, bytes_, score, zeros, zeros, bytes_)
+    return Result(0, 1e4, 1.0, True, pairs, None, atoms)  # type: ignore[arg-type]
+
+
 class TestCalibration:
     def test_the_threshold_is_the_highest_of_the_best(
         self, model: Model, specimens: list[Specimen], spots: Recipe
     ) -> None:
-        lowest = replace(model.spec, threshold=0.15)
+        lowest = replace(model.spec, threshold=0.15, chance=(0.0, 1.0))
         lowest.write(model.folder / "lowest.json")
         with load_detector(model.folder / "lowest.json", precision="f32", threads=1) as detector:
             results = evaluate(detector, specimens, spots.images, spots.seed + 1, 3, (1e5, 3e4))
@@ -163,6 +175,25 @@ class TestCalibration:
         assert row["f1"] > 0.97
         assert row["rmse_pm"] < 12
         assert sigma_ratio(results) == pytest.approx(1, abs=0.25)
+
+    def test_a_score_is_made_the_chance_that_an_atom_is_there(self) -> None:
+        rng = np.random.default_rng(0)
+        raw = rng.uniform(0.3, 0.9, 20000).astype(np.float32)
+        logit = np.log(raw / (1 - raw))
+        is_there = rng.random(len(raw)) < 1 / (1 + np.exp(-(1.0 + 2.0 * logit)))
+        offset, slope = module.fit_chance([judged(raw, is_there)])
+        assert offset == pytest.approx(1.0, abs=0.1)
+        assert slope == pytest.approx(2.0, abs=0.15)
+        spec = replace(graphene().spec, chance=(offset, slope))
+        assert calibration_error([judged(raw, is_there)]) > 0.1
+        assert calibration_error([judged(spec.chance_of(raw), is_there)]) < 0.02
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_where_all_are_there_or_none_it_stays_a_curve_that_rises(self, there: bool) -> None:
+        offset, slope = module.fit_chance([judged(np.linspace(0.2, 0.9, 50, dtype=np.float32), np.full(50, there))])
+        assert np.isfinite(offset)
+        assert slope > 0
+        assert module.fit_chance([]) == (0.0, 1.0)
 
     def test_what_finds_nothing_keeps_its_own_sigma(
         self, model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
