@@ -82,7 +82,7 @@ def evaluate(
             result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
             result = replace(result, lean_A=specimen.sites.lean_A)
             if classical:
-                result = replace(result, classical=_classical(shot, detector.spec.separation_A))
+                result = replace(result, classical=_classical(shot))
             results.append(result)
         progress(number + 1)
     return results
@@ -95,9 +95,9 @@ def judge(shot: Shot, atoms: Atoms, number: int, dose_e_A2: float, bound_pm: flo
     return Result(number, dose_e_A2, bound_pm, shot.decidable, judged, shot, atoms, label)
 
 
-def _classical(shot: Shot, separation_A: float) -> Score:
+def _classical(shot: Shot) -> Score:
     """Of bright atoms and dark ones those that come closer to the truth: a user would see which."""
-    either = classical_atoms(shot.frame, separation_A)
+    either = classical_atoms(shot.frame)
     scores = [score(shot.positions_px, found, shot.view.sampling_A, shot.frame.shape) for found in either]
     return max(scores, key=lambda one: one.f1)
 
@@ -128,6 +128,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "score_off_by": calibration_error(sure),
             "classical_f1": _mean([r.classical.f1 for r in sure if r.classical]),
             "classical_rmse_pm": _rms([r.classical.error_pm for r in sure if r.classical]),
+            "errors_over_classical": errors_over_classical(sure),
             "away_share": away_share(sure),
             "undecidable": len(unsure),
             "undecidable_f1": _mean([r.score.f1 for r in unsure]),
@@ -206,6 +207,15 @@ def sigma_ratio(results: list[Result], scatter: bool = False) -> float:
     without each frame's mean error."""
     good = [r for r in results if r.score.f1 > GOOD_F1]
     return _rms([(r.score.scatter_pm if scatter else r.score.error_pm) / r.sigma_pm[:, None] for r in good])
+
+
+def errors_over_classical(results: list[Result]) -> float:
+    """Missed and wrong atoms over those of the classical way in the same frames."""
+    pairs = [(r.score, r.classical) for r in results if r.classical]
+    ours, theirs = (
+        (sum(one.missed + len(one.wrong) for one in scores) for scores in zip(*pairs, strict=True)) if pairs else (0, 0)
+    )
+    return ours / theirs if theirs else float("nan")
 
 
 def calibration_error(results: list[Result]) -> float:

@@ -43,6 +43,7 @@ _HEADINGS = {
     "score_off_by": "score off by",
     "classical_f1": "classical F1",
     "classical_rmse_pm": "classical error, pm",
+    "errors_over_classical": "missed and wrong over the classical way's",
     "away_share": "found away from anything",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",

@@ -16,7 +16,7 @@ BORDER_A = 2.0  # atoms closer to the frame's edge are left out on both sides
 class Score:
     """One frame. error_pm is (K, 2), found minus true (y, x) of each pair; row gives the found atom's index.
 
-    wrong: indices of found atoms, away from the edge, that are none.
+    wrong: indices of found atoms, away from the edge, that are none. missed: how many true ones there were not found.
 
     counts: of each class, right among found, found, right among true, true. Classes pair nothing: a pair of two classes
     is a right position and wrong in both classes.
@@ -30,6 +30,7 @@ class Score:
     truth_row: NDArray[np.intp]
     wrong: NDArray[np.intp]
     counts: dict[int, NDArray[np.int64]]
+    missed: int = 0
 
     @property
     def rmse_pm(self) -> float:
@@ -80,8 +81,8 @@ def score(
         for class_id in np.unique(np.concatenate([truth_class, found_class])).tolist():
             true, claimed = in_truth & (truth_class == class_id), in_found & (found_class == class_id)
             counts[class_id] = np.array([good_found[claimed].sum(), claimed.sum(), good_truth[true].sum(), true.sum()])
-    wrong = np.flatnonzero(in_found & ~hit_found)
-    return Score(precision, recall, f1(precision, recall), error_pm, kept[:, 1], kept[:, 0], wrong, counts)
+    wrong, missed = np.flatnonzero(in_found & ~hit_found), int((in_truth & ~hit_truth).sum())
+    return Score(precision, recall, f1(precision, recall), error_pm, kept[:, 1], kept[:, 0], wrong, counts, missed)
 
 
 def f1(precision: float, recall: float) -> float:

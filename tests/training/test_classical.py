@@ -23,7 +23,7 @@ def picture(sign: float, noise: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize("sign", [1, -1], ids=["bright", "dark"])
 @pytest.mark.parametrize(("noise", "error_px"), [(0.0, 0.12), (1.0, 0.2)])  # a whole pixel errs by 0.29
 def test_gaussians_on_a_background(sign: int, noise: float, error_px: float) -> None:
-    found = classical_atoms(Frame(picture(sign, noise), SAMPLING_A), separation_A=0.8)[0 if sign > 0 else 1]
+    found = classical_atoms(Frame(picture(sign, noise), SAMPLING_A))[0 if sign > 0 else 1]
     nearest = np.hypot(*(found[None] - ATOMS_PX[:, None]).transpose(2, 0, 1)).argmin(axis=1)
     error = found[nearest] - ATOMS_PX
     assert np.sqrt(np.mean(error**2)) < error_px
@@ -32,7 +32,7 @@ def test_gaussians_on_a_background(sign: int, noise: float, error_px: float) -> 
 def test_the_middle_image_of_three() -> None:
     middle = picture(1, 0.0)
     three = np.stack([np.zeros_like(middle), middle, np.ones_like(middle)])
-    found, alone = (classical_atoms(Frame(pixels, SAMPLING_A), 0.8)[0] for pixels in (three, middle))
+    found, alone = (classical_atoms(Frame(pixels, SAMPLING_A))[0] for pixels in (three, middle))
     assert np.array_equal(found, alone)
 
 
@@ -40,9 +40,9 @@ def test_masked_pixels_are_not_atoms() -> None:
     pixels = picture(1, 0.0)
     mask = np.zeros(pixels.shape, bool)
     pixels[50, 50], mask[50, 50] = 1e6, True
-    found = classical_atoms(Frame(pixels, SAMPLING_A, mask), 0.8)[0]
+    found = classical_atoms(Frame(pixels, SAMPLING_A, mask))[0]
     assert abs(len(found) - len(ATOMS_PX)) < 12
 
 
 def test_a_constant_frame_holds_none() -> None:
-    assert [len(found) for found in classical_atoms(Frame(np.ones((40, 40)), SAMPLING_A), 0.8)] == [0, 0]
+    assert [len(found) for found in classical_atoms(Frame(np.ones((40, 40)), SAMPLING_A))] == [0, 0]

@@ -14,6 +14,7 @@ from training.evaluate import (
     away_share,
     by_label,
     confusion,
+    errors_over_classical,
     evaluate,
     evaluation_ranges,
     judge,
@@ -176,7 +177,14 @@ def test_the_classical_way_where_it_is_asked_for(specimens: list[Specimen], monk
     assert without.classical is None
     assert beside.classical is not None
     assert 0.1 < beside.classical.f1 < beside.score.f1
-    assert summarise([beside])["100000"]["classical_f1"] == beside.classical.f1
+    row = summarise([beside])["100000"]
+    assert row["classical_f1"] == beside.classical.f1
+    assert row["errors_over_classical"] == 0
+    half = replace(
+        beside, score=replace(beside.score, missed=3), classical=replace(beside.score, missed=4, wrong=np.arange(2))
+    )
+    assert errors_over_classical([half, half]) == 0.5
+    assert np.isnan(errors_over_classical([without]))
 
 
 def test_above_a_threshold_only_the_surer_atoms_count(shot: Shot) -> None:

@@ -50,6 +50,7 @@ class TestScore:
         judged = score(truth, found, 0.1, SHAPE)
         assert judged.precision == pytest.approx(2 / 3)
         assert judged.recall == pytest.approx(1 / 2)
+        assert (judged.missed, judged.wrong.tolist()) == (2, [2])
         assert judged.f1 == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
         errors = dict(zip(judged.truth_row.tolist(), judged.error_pm.tolist(), strict=True))
         assert errors == {0: pytest.approx([10, 0]), 1: pytest.approx([0, -20])}  # found minus true
