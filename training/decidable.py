@@ -35,7 +35,7 @@ _REACH_A = 1.3  # sigma of what is around a column
 _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
 _MOSTLY, _CLEARLY = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
-_PAIRS, _TAUGHT_PAIRS = 0.85, 0.75  # of all pairs of neighbours, those that stand out from what is half way
+_PAIRS = 0.85  # of all pairs of neighbours, those that stand out from what is half way
 _NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
@@ -107,31 +107,18 @@ def gold_sign(
     one direction, or in one part of a particle, it may be the other way. Not of [100], whose negative has its columns
     in the middle of four. Fewer than seven columns make no lattice that could be told.
     """
-    return _gold(images[0], positions_A[0], sampling_A, _PAIRS)
-
-
-def gold_hint(
-    images: Sequence[NDArray[np.float32]],
-    positions_A: Sequence[NDArray[np.float64]],
-    sites: Sites,
-    sampling_A: float,
-) -> bool:
-    """What gold's network learns from: more parts of a particle may be otherwise than `gold_sign` allows."""
-    return _gold(images[0], positions_A[0], sampling_A, _TAUGHT_PAIRS)
-
-
-def _gold(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float, least: float) -> bool:
-    detail = _detail(image, sampling_A)
-    pairs, neighbours = _lattice(positions_A)
-    contrast = _at(detail, positions_A, sampling_A)
+    detail = _detail(images[0], sampling_A)
+    positions = positions_A[0]
+    pairs, neighbours = _lattice(positions)
+    contrast = _at(detail, positions, sampling_A)
     sign = _sign(contrast)
     told = sign < 0 or neighbours == 6
     if not (neighbours and told and abs(sign) > _CLEARLY):
         return False
-    half_way = _at(detail, positions_A[pairs].mean(axis=1), sampling_A)
+    half_way = _at(detail, positions[pairs].mean(axis=1), sampling_A)
     over = (contrast[pairs].mean(axis=1) - half_way) * math.copysign(1, sign)
     seen = np.isfinite(over)
-    return neighbours == 4 or bool(_sign(over) > _CLEARLY and (over[seen] > 0).mean() > least)
+    return neighbours == 4 or bool(_sign(over) > _CLEARLY and (over[seen] > 0).mean() > _PAIRS)
 
 
 def crystal_sign(

@@ -30,7 +30,7 @@ class ImageRanges:
     dose_e_A2: Range = (5e2, 2e5)
     sampling_A: Range = (0.05, 0.75)
     sampling_error: float = 0.015
-    mtf: Range = (0.0, 1.5)  # exponent of the fall to the camera's Nyquist frequency
+    mtf: Range = (0.0, 1.5)  # fall over the sampling frequency: exp(-mtf / 2) is left at Nyquist
     noise_blur_px: Range = (0.0, 0.6)  # spread of a detected electron over pixels, after the noise
     read_noise_e: Range = (0.02, 1.0)
     bad_pixels: float = 3e-5

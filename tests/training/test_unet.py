@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from training.recipes.graphene import graphene
+from engine.shipped import find_spec
+from training.fit import new_network
+from training.recipes import RECIPES
 from training.unet import HEAT, UNet
 
 
@@ -41,7 +46,16 @@ def test_a_new_look_changes_nothing() -> None:
         assert torch.equal(with_it, network(frames))
 
 
-def test_the_shipped_network_is_small() -> None:
-    recipe = graphene()
-    weights = sum(w.numel() for w in UNet(recipe.spec.channels, recipe.widths, recipe.depth).parameters())
-    assert 2 * weights < 4e6  # bytes, kept as float16
+@pytest.mark.parametrize("name", ["graphene", "mos2", "gold"])
+def test_a_frame_of_512_at_a_tenth_of_an_angstrom_takes_few_operations(name: str) -> None:
+    recipe = RECIPES[name]()
+    network = new_network(recipe).eval()
+    frames = torch.zeros(1, recipe.spec.channels, 256, 256)  # as it comes to the network, at 0.2 A
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(frames)
+    assert 4e9 < counter.get_total_flops() < 8.5e9
+
+
+@pytest.mark.parametrize("path", sorted(find_spec("graphene").parent.iterdir()), ids=lambda path: path.name)
+def test_every_shipped_file_is_small(path: Path) -> None:
+    assert path.stat().st_size < 4e6

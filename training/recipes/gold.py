@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.decidable import gold_hint, gold_sign
+from training.decidable import gold_sign
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, Round, family_spec
 from training.structures.gold import GoldRanges
@@ -34,7 +34,6 @@ def gold() -> Recipe:
         specimens=500,
         held_out=64,
         crop_px=256,
-        taught=replace(images, rule=gold_hint),
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
         rounds=(
