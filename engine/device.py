@@ -94,10 +94,13 @@ class Device(Protocol):
 
 def kernel_files() -> dict[str, tuple[str, ...]]:
     """The kernels of each file, by the file's name."""
-    files = {}
+    files: dict[str, tuple[str, ...]] = {}
     for path in sorted(KERNELS.glob("*.cu")):
-        names = _NAME.findall(path.read_text())
-        files[path.name] = tuple(name or f"convert_{dtype}" for name, dtype in names)
+        files[path.name] = tuple(
+            kernel
+            for name, dtype in _NAME.findall(path.read_text())
+            for kernel in ([name] if name else [f"limits_{dtype}", f"convert_{dtype}"])
+        )
     return files
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.bands import Bands, blur_bands, resize_bands
 from engine.device import Array, Device, Stream
+from engine.hot_pixels import DEVIATIONS, GROUPS, MEANS, STEADY, sampling
 from engine.prepare import COARSE_A, FLAT
 from engine.spec import ModelSpec
 
@@ -82,6 +83,7 @@ class Preparation:
         self._coarse = [device.zeros(coarse, np.float32) for _ in range(2)]
         self._sums = device.zeros((2,), np.float64)
         self._extremes = [device.zeros((1,), np.float32) for _ in range(2)]
+        self._limits, self._limit = device.zeros((GROUPS,), np.float32), device.zeros((1,), np.float32)
 
     def run(self, stream: Stream, raw: Array, mask: Array | None, contrast: Array, out: Array) -> None:
         """Prepare one image.
@@ -114,13 +116,23 @@ class Preparation:
 
     def _to_counts(self, stream: Stream, raw: Array, mask: Array | None) -> None:
         count = math.prod(self._shape)
-        self._device.launch(stream, f"convert_{self._dtype.name}", count, raw, mask, np.int32(count), self._counts)
+        self._find_limit(stream, raw, mask)
+        kernel = f"convert_{self._dtype.name}"
+        self._device.launch(stream, kernel, count, raw, mask, np.int32(count), self._limit, self._counts)
         if not self._holes:
             return
         threads = min(_SUMMING, count)
         self._device.launch(stream, "total", threads, self._counts, np.int32(count), np.int32(threads), self._sums)
         height, width = (np.int32(size) for size in self._shape)
         self._device.launch(stream, "fill", count, self._counts, self._sums, height, width, self._filled)
+
+    def _find_limit(self, stream: Stream, raw: Array, mask: Array | None) -> None:
+        """engine.hot_pixels.hot_limit: kept on the device, as one graph of launches holds all of a frame."""
+        step, size = (np.int32(value) for value in sampling(math.prod(self._shape)))
+        groups, rules = np.int32(GROUPS), (DEVIATIONS, MEANS, STEADY)
+        kernel = f"limits_{self._dtype.name}"
+        self._device.launch(stream, kernel, GROUPS, raw, mask, step, size, groups, *rules, self._limits)
+        self._device.launch(stream, "median", GROUPS, self._limits, groups, self._limit)
 
     def _local_mean(self, stream: Stream, image: Array, square: bool) -> Array:
         """On the coarse grid, in the first of its buffers."""

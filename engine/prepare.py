@@ -1,4 +1,7 @@
-"""Frame in, network input out: fill, resample, normalise, pad. Training and live frames pass through here alike."""
+"""Frame in, network input out: cut hot pixels off, fill, resample, normalise, pad.
+
+Training and live frames pass through here alike.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.frame import Frame
+from engine.hot_pixels import hot_limit
 from engine.spec import ModelSpec
 
 COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
@@ -40,14 +44,18 @@ def prepare(frame: Frame, spec: ModelSpec) -> Prepared:
     """Bring a frame to the model's sampling and contrast. Does not change the frame.
 
     Values that no camera counts (NaN, infinity, beyond 1e15) join the mask, masked pixels take the mean of their
-    neighbours.
+    neighbours. What is far above all that the image holds is set to the limit of that: a few such pixels would rule the
+    local RMS.
     """
     channels = frame.pixels[None] if frame.pixels.ndim == 2 else frame.pixels
     height, width = network_shape(frame, spec)
     padded = [-(-size // spec.multiple) * spec.multiple for size in (height, width)]
     out = np.zeros((1, len(channels), *padded), np.float32)
     for channel, pixels in enumerate(channels):
-        image = resample(fill(pixels, frame.mask), (height, width))
+        image, mask = _measured(pixels, frame.mask)
+        limit = float(hot_limit(image, mask))
+        cv2.threshold(image, limit, 0, cv2.THRESH_TRUNC, dst=image)  # before the masked take their neighbours' mean
+        image = resample(_filled(image, mask), (height, width))
         out[0, channel, :height, :width] = normalise(image, spec.normalise_A / spec.sampling_A, spec.sampling_A)
     scale = (frame.shape[0] / height, frame.shape[1] / width)
     return Prepared(out, scale, (height, width))
@@ -67,13 +75,24 @@ def fill(pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
     pixels : (H, W) array of any real dtype
     mask : (H, W) bool array or None, True where there is no measurement
     """
+    return _filled(*_measured(pixels, mask))
+
+
+def _measured(
+    pixels: NDArray[np.generic], mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """A copy of the pixels, and where they hold no measurement; None for nowhere."""
     with np.errstate(over="ignore"):
-        image = pixels.astype(np.float32)
+        image = pixels.astype(np.float32, order="C")
     if not all_counts(pixels.dtype):
         counts = counted(image)
         if not counts.all():
             mask = ~counts if mask is None else mask | ~counts
-    if mask is None or not mask.any():
+    return image, mask if mask is not None and mask.any() else None
+
+
+def _filled(image: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    if mask is None:
         return image
     image[mask] = 0
     valid = (~mask).astype(np.float32)

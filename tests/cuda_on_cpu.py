@@ -24,7 +24,16 @@ from engine.errors import DeviceError
 from engine.gpu_probe import obstacle
 
 _SHIM = Path(__file__).with_name("cuda_on_cpu.h")
-_OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unused-function")
+_OPTIONS = (
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wno-unused-function",
+    "-Wno-unknown-pragmas",
+)
 
 
 @pytest.fixture(scope="session")

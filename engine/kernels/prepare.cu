@@ -34,14 +34,59 @@ static __device__ void raise_to(float *largest, float value) {
     if (value > *(volatile float *)largest) atomicMax((int *)largest, __float_as_int(value));
 }
 
-// Counts as float32; NaN where there is none: masked, infinite, or beyond what a camera counts.
-#define CONVERT(NAME, TYPE)                                                                                       \
-    extern "C" __global__ void convert_##NAME(const TYPE *raw, const unsigned char *mask, int count, float *out) { \
-        int at = thread_index();                                                                                  \
-        if (at >= count) return;                                                                                  \
-        float value = (float)raw[at];                                                                             \
-        bool counts = fabsf(value) < 1e15f && !(mask && mask[at]);                                                \
-        out[at] = counts ? value : __int_as_float(0x7fc00000);                                                    \
+// A count as float32; NaN where there is none: masked, infinite, or beyond what a camera counts.
+template <class T> static __device__ float count_at(const T *raw, const unsigned char *mask, int at) {
+    float value = (float)raw[at];
+    return fabsf(value) < 1e15f && !(mask && mask[at]) ? value : __int_as_float(0x7fc00000);
+}
+
+// What a pixel can hold as one group has it, see engine/hot_pixels.py: sums in that order and in float32, as there.
+template <class T>
+static __device__ float limit_of(const T *raw, const unsigned char *mask, int step, int size, int groups, int group,
+                                 float deviations, float means, float steady) {
+    float sum = 0, valid = 0, squares = 0;
+#pragma unroll 16  // so many loads are on their way together; one after the other they take far longer than the sums
+    for (int k = 0; k < size; ++k) {
+        float value = count_at(raw, mask, (k * groups + group) * step);
+        sum += value == value ? value : 0.0f;
+        valid += value == value ? 1.0f : 0.0f;
+    }
+    float mean = sum / valid;
+#pragma unroll 16
+    for (int k = 0; k < size; ++k) {
+        float away = count_at(raw, mask, (k * groups + group) * step) - mean;
+        squares += away == away ? away * away : 0.0f;
+    }
+    float deviation = sqrtf(squares / valid);
+    bool says = deviation > steady * fabsf(mean);
+    return says ? mean + fmaxf(deviations * deviation, means * mean) : __int_as_float(0x7f800000);
+}
+
+// Of an odd number of values, none NaN.
+extern "C" __global__ void median(const float *values, int count, float *out) {
+    int at = thread_index();
+    if (at >= count) return;
+    float value = values[at];
+    int before = 0;
+    for (int other = 0; other < count; ++other)
+        before += values[other] < value || (values[other] == value && other < at);
+    if (before == count / 2) *out = value;
+}
+
+// Of each dtype: the limit that each group says, and the counts, cut off at the limit that holds.
+#define CONVERT(NAME, TYPE)                                                                                         \
+    extern "C" __global__ void limits_##NAME(const TYPE *raw, const unsigned char *mask, int step, int size,        \
+                                             int groups, float deviations, float means, float steady, float *out) { \
+        int group = thread_index();                                                                                 \
+        if (group >= groups) return;                                                                                \
+        out[group] = limit_of(raw, mask, step, size, groups, group, deviations, means, steady);                     \
+    }                                                                                                               \
+    extern "C" __global__ void convert_##NAME(const TYPE *raw, const unsigned char *mask, int count,                \
+                                              const float *limit, float *out) {                                     \
+        int at = thread_index();                                                                                    \
+        if (at >= count) return;                                                                                    \
+        float value = count_at(raw, mask, at);                                                                      \
+        out[at] = value > *limit ? *limit : value;                                                                  \
     }
 CONVERT(uint8, unsigned char)
 CONVERT(int8, signed char)

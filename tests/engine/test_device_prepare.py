@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from engine import Frame
 from engine.device_prepare import Preparation, device_dtype, stage
+from engine.hot_pixels import hot_limit
 from engine.prepare import prepare
 from tests.cuda_on_cpu import fetched
 
 
 def prepared_there(device, frame, spec):
-    """The network input, and whether there is contrast."""
+    """The network input, whether there is contrast, and the limit of hot pixels."""
     expected = prepare(frame, spec)
     dtype = device_dtype(frame.pixels.dtype)
     holes = frame.mask is not None or dtype.kind == "f"
@@ -28,14 +29,23 @@ def prepared_there(device, frame, spec):
     for _ in range(2):  # a buffer that is not begun anew would show
         device.copy(stream, contrast, none)
         steps.run(stream, there, mask, contrast, out)
-    return fetched(device, stream, out), bool(fetched(device, stream, contrast)[0])
+    return (
+        fetched(device, stream, out),
+        bool(fetched(device, stream, contrast)[0]),
+        fetched(device, stream, steps._limit)[0],
+    )
 
 
 def expect_same(device, frame, spec, atol=2e-4):
-    out, contrast = prepared_there(device, frame, spec)
+    out, contrast, limit = prepared_there(device, frame, spec)
     expected = prepare(frame, spec).pixels[0, 0]
     np.testing.assert_allclose(out, expected, atol=atol)
     assert contrast == expected.any()
+    with np.errstate(over="ignore"):
+        image = frame.pixels.astype(np.float32)
+    counts = np.abs(image) < 1e15
+    mask = ~counts if frame.mask is None else frame.mask | ~counts
+    assert limit == hot_limit(image, mask)  # the very same: what is cut off must not depend on the device
 
 
 def noise(shape, seed=0, dtype=np.uint16):
@@ -79,9 +89,27 @@ def test_what_is_no_count(device, tiny_spec, dtype):
     expect_same(device, Frame(pixels, 0.2, mask=pixels == 7), tiny_spec)
 
 
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4", "<f4", ">f8"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("share", [1e-4, 1e-3])
+def test_hot_pixels(device, tiny_spec, dtype, masked, share):
+    pixels = noise((317, 402)).astype(dtype)
+    rng = np.random.default_rng(1)
+    pixels[rng.random(pixels.shape) < share] = 65000
+    mask = rng.random(pixels.shape) < 0.02 if masked else None
+    expect_same(device, Frame(pixels, 0.1, mask=mask), tiny_spec)
+    expect_same(device, Frame(pixels, 0.2, mask=mask), tiny_spec)
+
+
+@pytest.mark.parametrize("electrons", [0.004, 0.01, 0.1])
+def test_sparse_frames(device, tiny_spec, electrons):
+    pixels = np.random.default_rng(0).poisson(electrons, (317, 402)).astype(np.uint16)
+    expect_same(device, Frame(pixels, 0.1), tiny_spec)
+
+
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_has_no_contrast(device, tiny_spec, value):
-    out, contrast = prepared_there(device, Frame(np.full((50, 64), value, np.uint16), 0.13), tiny_spec)
+    out, contrast, _ = prepared_there(device, Frame(np.full((50, 64), value, np.uint16), 0.13), tiny_spec)
     assert not out.any()
     assert not contrast
 
@@ -100,7 +128,7 @@ def test_what_is_nearly_flat_is_not_blown_up(device, tiny_spec):
 
 
 def test_padding_stays_zero(device, tiny_spec):
-    out, _ = prepared_there(device, Frame(noise((50, 65)), 0.2), tiny_spec)
+    out, _, _ = prepared_there(device, Frame(noise((50, 65)), 0.2), tiny_spec)
     assert out.shape == (64, 80)
     assert not out[50:].any()
     assert not out[:, 65:].any()

@@ -44,6 +44,14 @@ class TestSameAtoms:
         pixels = np.where(mask, 65535, frame.pixels).astype(np.uint16)
         expect_same_atoms(make(tiny_model), reference, Frame(pixels, 0.2, mask=mask))
 
+    @pytest.mark.parametrize("times", [100, 1000])
+    def test_hot_pixels(self, make, tiny_model, reference, draw_frame, times):
+        frame = some_frame(draw_frame, (200, 230))
+        pixels = np.random.default_rng(0).poisson(frame.pixels).astype(np.uint32)
+        places = np.random.default_rng(1).choice(pixels.size, 20, replace=False)
+        pixels.reshape(-1)[places] = times * 100
+        expect_same_atoms(make(tiny_model), reference, Frame(pixels, 0.2))
+
     def test_classes_and_series(self, make, build_tiny_model, draw_frame):
         path = build_tiny_model(channels=3, classes=("A", "B"))
         frame = some_frame(draw_frame)
