@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ModelError
+from engine.errors import FileError, ModelError
 
 _LONGEST_BOND_A = 10.0
 
@@ -100,8 +101,18 @@ class ModelSpec:
         return cls(**raw)
 
     def write(self, path: Path) -> None:
-        """Write the spec as indented JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write the spec as indented JSON, whole or not at all; FileError where that fails."""
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise FileError(
+                f"{path}: expected a place to write a model spec to, got {error.strerror}: free some room, or choose "
+                "another folder"
+            ) from None
 
 
 def _is_text(value: Any) -> bool:
