@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ModelError
+from engine.errors import FileError, ModelError
 
 _NEARLY = np.float32(1e-6)  # a score of 0 or 1 has no logit
 _AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
@@ -118,8 +119,18 @@ class ModelSpec:
         return np.asarray(1 / (1 + np.exp(-(offset + slope * np.log(inside / (1 - inside))))), np.float32)
 
     def write(self, path: Path) -> None:
-        """Write the spec as indented JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write the spec as indented JSON, whole or not at all; FileError where that fails."""
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise FileError(
+                f"{path}: expected a place to write a model spec to, got {error.strerror}: free some room, or choose "
+                "another folder"
+            ) from None
 
 
 def _is_text(value: Any) -> bool:

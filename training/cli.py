@@ -6,11 +6,10 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -18,11 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
 from training import specimen_file, specimen_set
 from training.exit_waves import Specimen
+from training.options import OWN, parser
 from training.recipes import RECIPES
 from training.recipes.own import own
 from training.recipes.recipe import Recipe
+from training.specimen_file import OwnSpecimen
 from training.specimen_set import SpecimenSet
-from training.structures.own import SHAPES
+from training.structures.own import OwnRanges
+from training.wave_store import WaveStore
 from training.workers import Workers
 
 HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
@@ -30,15 +32,10 @@ HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their
 _RAMPS = 50  # frames whose focus runs through zero contrast
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}: see {self.prog} --help")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors of the user's making are one line and exit status 2."""
     try:
-        options = _parser().parse_args(argv)
+        options = parser((simulate, fit, export, evaluate)).parse_args(argv)
         folder = options.folder or Path("runs") / options.recipe
         options.run(_recipe(folder, options), folder, options)
     except AtomstreamError as error:
@@ -51,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _recipe(folder: Path, options: argparse.Namespace) -> Recipe:
-    """The shipped recipe of this name, or that of the user's own specimen, which `simulate --structure` writes down."""
-    name, told = options.recipe, [flag for flag in _OWN if getattr(options, flag, None) is not None]
+    """The shipped recipe of this name, or that of the user's own specimen, told of or written down."""
+    name, told = options.recipe, [flag for flag in OWN if getattr(options, flag, None) is not None]
     if name in RECIPES:
         if told:
             raise ConfigError(
@@ -63,7 +60,7 @@ def _recipe(folder: Path, options: argparse.Namespace) -> Recipe:
         raise ConfigError(f"Expected a name of letters, digits, - and _, got {name!r}: choose another")
     path = folder / "specimen.json"
     if told:
-        return _told(name, path, options)
+        return own(name, _told(options))
     if not path.exists():
         raise ConfigError(
             f"Expected a shipped recipe ({', '.join(sorted(RECIPES))}) or a specimen of your own, got {name!r} without "
@@ -72,12 +69,12 @@ def _recipe(folder: Path, options: argparse.Namespace) -> Recipe:
     return own(name, specimen_file.read_specimen(path))
 
 
-def _told(name: str, path: Path, options: argparse.Namespace) -> Recipe:
-    """The recipe of the structure that the options tell of, once it is written down; what was begun is not changed."""
+def _told(options: argparse.Namespace) -> OwnSpecimen:
+    """The specimen that the options tell of."""
     for flag in ("structure", "voltage"):
         if getattr(options, flag) is None:
             raise ConfigError(f"Expected --structure and --voltage of a specimen of your own, got no --{flag}: add it")
-    specimen = specimen_file.specimen_of(
+    return specimen_file.specimen_of(
         options.structure,
         options.shape or "slab",
         options.elements or (),
@@ -86,14 +83,6 @@ def _told(name: str, path: Path, options: argparse.Namespace) -> Recipe:
         thickness_A=options.thickness,
         diameter_A=options.diameter,
     )
-    recipe = own(name, specimen)
-    if not path.exists():
-        specimen_file.write_specimen(specimen, path)
-    elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
-        raise ConfigError(
-            f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the folder"
-        )
-    return recipe
 
 
 def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -103,13 +92,25 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
-    for flag in ("count", "held_out"):
-        asked = getattr(options, flag)
-        if asked is not None and asked < 1:
-            raise ConfigError(f"Expected 1 or more of --{flag.replace('_', '-')}, got {asked}: ask for some")
     with Workers(options.scheduler, options.workers) as workers:
+        if options.structure is not None:
+            _write_down(recipe, folder, options)
         for held_out, count in ((False, options.count), (True, options.held_out)):
             _store(recipe, folder, held_out, count, workers)
+
+
+def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+    """The specimen that was told of, for the commands that follow; what exit waves are there of is not changed."""
+    assert isinstance(recipe.structures, OwnRanges)
+    specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.structures)
+    path = folder / "specimen.json"
+    begun = any(not WaveStore(_specimens(recipe, folder, held_out)[1], {}).empty for held_out in (False, True))
+    if not (begun and path.exists()):
+        specimen_file.write_specimen(specimen, path)
+    elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
+        raise ConfigError(
+            f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the folder"
+        )
 
 
 def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, workers: Workers) -> None:
@@ -171,15 +172,22 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         return
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
+    from training.checkpoint import describe_fit, steps_done
     from training.export import export as run
-    from training.fit import describe_fit, read_network
+    from training.fit import read_network
 
     checkpoint = folder / "fit" / "checkpoint.pt"
+    tell = Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print
     network = read_network(checkpoint, recipe)
-    notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint)) if note)
+    if (step := steps_done(checkpoint)) < recipe.all_steps:
+        tell(
+            f"{checkpoint}: expected the recipe's {recipe.all_steps} steps, got {step}: unless you asked for fewer, "
+            "run `atomstream-train fit` again, it goes on"
+        )
+    notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
     recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
     output = options.output or folder / "export"
-    spec = run(network, recipe, _read(recipe, folder), output, Console(stderr=True).print)
+    spec = run(network, recipe, _read(recipe, folder), output, tell)
     print(f"{output / spec.name}.json: threshold {spec.threshold:g}")
 
 
@@ -198,11 +206,14 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training.decidable import graphene_sign
     from training.evaluate import evaluate as run
     from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
-    from training.report import write_report
+    from training.report import make_folder, write_report
 
     model = options.model or folder / "export" / f"{recipe.spec.name}.json"
+    report = options.report or folder / "report"
     seed = recipe.seed + HELD_OUT_SEED
     specimens = _read(recipe, folder, held_out=True)
+    _check_model(model, recipe)
+    make_folder(report)  # before the frames, that take minutes
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
         task = bar.add_task("evaluate", total=options.frames)
         results = run(
@@ -219,12 +230,8 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         ramped: dict[str, float] = {}
         if recipe.images.rule is graphene_sign:
             ramped = summarise_ramps(ramps(detector, specimens, recipe.images, seed, min(_RAMPS, options.frames)))
-    table = write_report(results, f"{recipe.spec.name}, {backend}", options.report or folder / "report", classes)
-    spec = ModelSpec.read(model)
-    keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
-    figures = {
-        f"{dose} e/A^2": {key: round(row[key], 4) for key in keys if isfinite(row[key])} for dose, row in table.items()
-    }
+    table = write_report(results, f"{recipe.spec.name}, {backend}", report, classes)
+    spec, figures = ModelSpec.read(model), _figures(table, classes)
     if ramped:
         figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
     replace(spec, measured={**spec.measured, backend: figures}).write(model)
@@ -233,101 +240,23 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="atomstream-train", description="Simulate specimens, fit a network, export and evaluate it.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for run in (simulate, fit, export, evaluate):
-        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
-        command.add_argument("recipe", metavar="NAME", help=f"{', '.join(sorted(RECIPES))}, or a specimen of your own")
-        command.add_argument("--folder", type=Path, help="of the run (runs/NAME)")
-        command.set_defaults(run=run)
-        for flags, settings in _FLAGS[run.__name__]:
-            command.add_argument(flags, **settings)
-    return parser
+def _check_model(model: Path, recipe: Recipe) -> None:
+    """ConfigError where the figures of this recipe's frames would say nothing of the model."""
+    spec = ModelSpec.read(model)
+    for name in ("family", "classes", "channels"):
+        expected, got = getattr(recipe.spec, name), getattr(spec, name)
+        if got != expected:
+            raise ConfigError(
+                f"Expected a model of {name} {expected}, as the recipe {recipe.spec.name} makes, got {got} of {model}: "
+                "evaluate it with its own recipe"
+            )
 
 
-def _listed(kind: Callable[[str], Any], form: str) -> Callable[[str], tuple[Any, ...]]:
-    """Reads values written as `form` is, with commas between."""
-
-    def read(text: str) -> tuple[Any, ...]:
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != len(form.split(",")):
-            raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
-        return values
-
-    return read
-
-
-_OWN: dict[str, dict[str, Any]] = {  # of simulate, for a specimen of the user's own
-    "structure": {
-        "type": Path,
-        "metavar": "FILE",
-        "help": f"atoms of your own specimen ({', '.join(specimen_file.FORMATS)}, POSCAR)",
-    },
-    "shape": {
-        "choices": list(SHAPES),
-        "help": "a crystal slab (the default), a particle cut from it, or its atoms alone",
-    },
-    "zone": {
-        "type": _listed(int, "U,V,W"),
-        "metavar": "U,V,W",
-        "help": "what of the crystal lies along the beam; --zone=-1,1,0",
-    },
-    "thickness": {"type": _listed(float, "LOW,HIGH"), "metavar": "LOW,HIGH", "help": "of slabs, in A"},
-    "diameter": {"type": _listed(float, "LOW,HIGH"), "metavar": "LOW,HIGH", "help": "of particles, in A"},
-    "elements": {
-        "type": lambda text: tuple(text.split(",")),
-        "metavar": "A,B",
-        "help": "whose columns are found (all but H)",
-    },
-    "voltage": {"type": float, "metavar": "KV", "help": "of the microscope, in kV"},
-}
-
-_FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "simulate": [
-        ("--count", {"type": int, "help": "specimens to train on (the recipe's)"}),
-        ("--held-out", {"type": int, "help": "specimens to evaluate on (the recipe's)"}),
-        ("--scheduler", {"metavar": "ADDRESS", "help": "of a Dask cluster, tcp://HOST:PORT (one of this machine)"}),
-        ("--workers", {"type": int, "metavar": "N", "help": "processes of this machine, 1: this one (one a core)"}),
-        ("--playback", {"type": Path, "metavar": "NPZ", "help": "write only the exit waves of the simulated camera"}),
-        *((f"--{name}", settings) for name, settings in _OWN.items()),
-    ],
-    "fit": [
-        ("--steps", {"type": int, "help": "of the first round (the recipe's)"}),
-        ("--workers", {"type": int, "default": 1, "help": "processes that draw samples (1)"}),
-        ("--threads", {"type": int, "help": "of the training itself (all cores)"}),
-    ],
-    "export": [
-        ("--output", {"type": Path, "help": "folder of the model (FOLDER/export)"}),
-        (
-            "--tensorrt",
-            {
-                "action": "store_true",
-                "help": "only build the engine of an exported model, for the GPUs of this machine",
-            },
-        ),
-        ("--model", {"help": "with --tensorrt: spec or name of the model (FOLDER/export/NAME.json, else the shipped)"}),
-        ("--precision", {"default": "auto", "help": "with --tensorrt: auto, f16, f32 or int8"}),
-        (
-            "--memory-MB",
-            {
-                "type": float,
-                "default": 4096.0,
-                "metavar": "MB",
-                "help": "with --tensorrt: as serve will have it (4096)",
-            },
-        ),
-    ],
-    "evaluate": [
-        ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
-        ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
-        ("--frames", {"type": int, "default": 70, "help": "settings, each at every dose (70)"}),
-        ("--report", {"type": Path, "help": "folder of the report (FOLDER/report)"}),
-    ],
-}
+def _figures(table: dict[str, dict[str, float]], classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What the card says of each dose: over how many frames that can be decided, and how many beside could not."""
+    keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
+    keys = (*keys, "frames", "undecidable")
+    return {f"{dose} e/A^2": {k: round(row[k], 4) for k in keys if isfinite(row[k])} for dose, row in table.items()}
 
 
 class _Losses:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Detector, ModelSpec, load_detector
+from engine import Detector, FileError, ModelSpec, load_detector
+from engine.errors import one_line
 from engine.openvino import ov
 from engine.prepare import prepare
 from engine.refine import AROUND_A, around, around_cells
@@ -79,22 +82,45 @@ def export(
 ) -> ModelSpec:
     """Write NAME.onnx, NAME.int8.xml and NAME.int8.bin for CPUs, NAME.int8.onnx for GPUs, and NAME.json.
 
-    Thresholds and sigma are set on frames drawn for that alone.
+    Thresholds and sigma are set on frames drawn for that alone. What the folder held before stays until all is made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    progress("ONNX")
-    spec = write_network(network, recipe.spec, folder)
-    progress("threshold and sigma")
-    spec, offset = calibrate(spec, recipe, specimens, folder)
-    spec = write_network(network, spec, folder, offset)
-    progress("INT8")
-    inputs = calibration_inputs(recipe, specimens)
-    quantise(folder / f"{spec.name}.onnx", inputs)
-    quantise_for_gpu(folder / f"{spec.name}.onnx", inputs)
-    files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")]
-    spec = replace(spec, sha256={name: file_sha256(folder / name) for name in files})
-    spec.write(folder / f"{spec.name}.json")
+    with _whole(folder) as partial:
+        progress("ONNX")
+        spec = write_network(network, recipe.spec, partial)
+        progress("threshold and sigma")
+        spec, offset = calibrate(spec, recipe, specimens, partial)
+        spec = write_network(network, spec, partial, offset)
+        progress("INT8")
+        inputs = calibration_inputs(recipe, specimens)
+        quantise(partial / f"{spec.name}.onnx", inputs)
+        quantise_for_gpu(partial / f"{spec.name}.onnx", inputs)
+        files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")]
+        spec = replace(spec, sha256={name: file_sha256(partial / name) for name in files})
+        spec.write(partial / f"{spec.name}.json")
     return spec
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write to, whose files replace those of `folder` at the end, the card last.
+
+    Inside of it, so that they move within one file system. FileError where there is no room.
+    """
+    partial = folder / ".export.part"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir(parents=True)
+        yield partial
+        # A card in place of the old one makes the new weights count: without it their hashes do not fit.
+        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".json"):
+            path.replace(folder / path.name)
+    except OSError as error:
+        cause = error.strerror or one_line(error)[:80]
+        raise FileError(
+            f"{folder}: expected room for a model, got {cause}: free some, or choose another --output"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_network(network: nn.Module, spec: ModelSpec, folder: Path, log_sigma_offset: float = 0.0) -> ModelSpec:
@@ -225,7 +251,10 @@ def quantise(path: Path, inputs: list[NDArray[np.float32]]) -> None:
     model = ov.Core().read_model(path)
     ignored = nncf.IgnoredScope(names=_from_last_convolution(model), validate=False)
     quantised = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), ignored_scope=ignored)
-    ov.save_model(quantised, path.with_suffix(".int8.xml"), compress_to_fp16=True)
+    try:
+        ov.save_model(quantised, path.with_suffix(".int8.xml"), compress_to_fp16=True)
+    except RuntimeError as error:  # OpenVINO's of a full disk
+        raise OSError(one_line(error)) from None
 
 
 def _from_last_convolution(model: ov.Model) -> list[str]:

@@ -5,21 +5,19 @@ atomstream-train fit graphene
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from engine import FileError
-from engine.errors import one_line
 from engine.network import cpu_precisions
+from training.checkpoint import load_checkpoint, of_this_network, save_checkpoint
 from training.dataset import loader
 from training.exit_waves import Specimen
+from training.losses import forget_after, log_losses
 from training.recipes.recipe import Recipe
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
@@ -48,7 +46,7 @@ def fit(
     if checkpoint.exists():
         step, before_s = _restore(checkpoint, network, average, optimiser)
         begun -= before_s
-    _forget_after(step, folder / "losses.jsonl")
+    forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
         now, _ = recipe.round_at(step)
         for group in optimiser.param_groups:
@@ -69,11 +67,17 @@ def fit(
         if step % 20 == 0:
             values = {name: float(value.detach()) for name, value in losses.items()}
             progress(step, values)
-            with (folder / "losses.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, **values}) + "\n")
+            log_losses(folder / "losses.jsonl", step, values)
         if time.monotonic() - saved > CHECKPOINT_S or step == recipe.all_steps:
             saved = time.monotonic()
-            _save(checkpoint, step, saved - begun, network, average, optimiser)
+            state = {
+                "step": step,
+                "seconds": saved - begun,  # of the whole fit, interruptions left out
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+            }
+            save_checkpoint(checkpoint, state)
     return average.module.eval()
 
 
@@ -115,19 +119,11 @@ def _class_loss(raw: Tensor, class_id: Tensor, near: Tensor) -> Tensor:
 
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
-    if not checkpoint.exists():
-        raise FileError(f"{checkpoint}: expected a checkpoint, found none: run `atomstream-train fit` first")
+    state = load_checkpoint(checkpoint)
     average = torch.optim.swa_utils.AveragedModel(new_network(recipe), use_buffers=True)
-    with _of_this_network(checkpoint):
-        average.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
+    with of_this_network(checkpoint):
+        average.load_state_dict(state["average"])
     return average.module.eval()
-
-
-def describe_fit(checkpoint: Path) -> str:
-    """How long the fit of a checkpoint took, for the model's card."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    seconds = state.get("seconds", math.nan)
-    return f"fit: {state['step']} steps" + (f", {seconds / 60:.0f} minutes" if math.isfinite(seconds) else "")
 
 
 def _ema() -> Callable[..., None]:
@@ -147,45 +143,11 @@ def _cosine(done: float) -> float:
     return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _forget_after(step: int, log: Path) -> None:
-    """What an interrupted run logged beyond its checkpoint is run, and logged, again."""
-    if log.exists():
-        lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-
-
-def _save(
-    path: Path, step: int, seconds: float, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
-    partial = path.with_suffix(".part")
-    state = {
-        "step": step,
-        "seconds": seconds,  # of the whole fit, interruptions left out
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    torch.save(state, partial)
-    partial.rename(path)
-
-
 def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
     """The step, and how long it took to come there."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    with _of_this_network(path):
+    state = load_checkpoint(path)
+    with of_this_network(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
+        optimiser.load_state_dict(state["optimiser"])
     return int(state["step"]), float(state.get("seconds", math.nan))  # older ones did not count
-
-
-@contextmanager
-def _of_this_network(path: Path) -> Iterator[None]:
-    """FileError where the weights of a checkpoint are those of another network."""
-    try:
-        yield
-    except RuntimeError as error:
-        said = one_line(error)[:120]
-        raise FileError(
-            f"{path}: expected a checkpoint of this recipe's network, got another ({said}): remove it and fit again"
-        ) from None

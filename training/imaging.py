@@ -22,7 +22,8 @@ from training.decidable import WINDOW_A
 from training.displacements import displaced
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import Optics, image_spectrum
-from training.ranges import ImageRanges, Range, log_uniform
+from training.pairs import Pair
+from training.ranges import ImageRanges, log_uniform
 from training.view import View, draw_view, project, warp
 
 _FOCUS_STEP_A = 15.0  # between two foci the image is taken as linear
@@ -132,7 +133,7 @@ def draw_focuses(ranges: ImageRanges, rng: np.random.Generator) -> tuple[Optics,
 def shoot(
     specimen: Specimen,
     ranges: ImageRanges,
-    field_A: Range,
+    field_A: Pair,
     rng: np.random.Generator,
     dose_e_A2: float | None = None,
     views: int = 1,
@@ -286,7 +287,7 @@ def _beyond_line(view: View, rng: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(share, np.float32)
 
 
-def _dose(rng: np.random.Generator, limits: Range) -> float:
+def _dose(rng: np.random.Generator, limits: Pair) -> float:
     """Log-uniform, leaning towards high doses: positions are hardest to get as good as the frame allows there."""
     low, high = limits
     return float(low * (high / low) ** (rng.random() ** 0.8))

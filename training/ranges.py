@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from training.decidable import Rule, column_sign, graphene_sign
-
-Range = tuple[float, float]
+from training.pairs import Pair, check_pairs
 
 DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports unless a recipe has its own
 
@@ -18,32 +17,35 @@ class ImageRanges:
     """What optics, dose and detector are drawn from: uniform, and log-uniform where a range spans decades."""
 
     voltage_kV: float = 80.0
-    defocus_A: Range = (-120.0, 120.0)
-    Cs_A: Range = (-2e5, 2e5)
-    astigmatism_A: Range = (0.0, 30.0)
-    coma_A: Range = (0.0, 400.0)
-    threefold_A: Range = (0.0, 1000.0)
+    defocus_A: Pair = (-120.0, 120.0)
+    Cs_A: Pair = (-2e5, 2e5)
+    astigmatism_A: Pair = (0.0, 30.0)
+    coma_A: Pair = (0.0, 400.0)
+    threefold_A: Pair = (0.0, 1000.0)
     tilt_mrad: float = 1.0
-    focal_spread_A: Range = (20.0, 40.0)
-    convergence_mrad: Range = (0.0, 0.3)
-    blur_A: Range = (0.0, 0.4)
-    dose_e_A2: Range = (5e2, 2e5)
-    sampling_A: Range = (0.05, 0.75)
+    focal_spread_A: Pair = (20.0, 40.0)
+    convergence_mrad: Pair = (0.0, 0.3)
+    blur_A: Pair = (0.0, 0.4)
+    dose_e_A2: Pair = (5e2, 2e5)
+    sampling_A: Pair = (0.05, 0.75)
     sampling_error: float = 0.015
-    mtf: Range = (0.0, 1.5)  # fall over the sampling frequency: exp(-mtf / 2) is left at Nyquist
-    noise_blur_px: Range = (0.0, 0.6)  # spread of a detected electron over pixels, after the noise
-    read_noise_e: Range = (0.02, 1.0)
+    mtf: Pair = (0.0, 1.5)  # fall over the sampling frequency: exp(-mtf / 2) is left at Nyquist
+    noise_blur_px: Pair = (0.0, 0.6)  # spread of a detected electron over pixels, after the noise
+    read_noise_e: Pair = (0.02, 1.0)
     bad_pixels: float = 3e-5
     illumination: float = 0.2
     uneven_focus_chance: float = 0.25
     contamination_chance: float = 0.4
     eight_bit_chance: float = 0.3
     displacement_A: float = 0.08  # of thin specimens: largest sigma beside what they are stored with
-    focus_step_A: Range | None = None  # between the three images of a triplet, either way; None: single images
+    focus_step_A: Pair | None = None  # between the three images of a triplet, either way; None: single images
     drift_px: float = 4.0  # largest along an axis between the middle image of a triplet and another; taken out
     drift_left_A: float = 0.1  # sigma along an axis of what its measurement leaves
     thin: bool = True  # phases of atoms add up, so that atoms can be moved within a stored wave
     rule: Rule = graphene_sign  # can anybody tell the contrast's sign?
+
+    def __post_init__(self) -> None:
+        check_pairs(self)
 
 
 # Of an aberration-corrected microscope and specimens some atoms thick; voltage, focus and dose are the recipe's.
@@ -74,6 +76,6 @@ def nearly_round(images: ImageRanges) -> ImageRanges:
     )
 
 
-def log_uniform(rng: np.random.Generator, limits: Range) -> float:
+def log_uniform(rng: np.random.Generator, limits: Pair) -> float:
     """A draw that is uniform in its logarithm."""
     return float(np.exp(rng.uniform(*np.log(limits))))

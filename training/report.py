@@ -6,8 +6,10 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import matplotlib
@@ -18,7 +20,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from engine import FileError
 from training.evaluate import GOOD_F1, Result, by_label, confusion, summarise
+from training.losses import read_losses
 from training.score import TOLERANCE_A, match
 
 _WORST = 10
@@ -55,9 +59,7 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def write_report(results: list[Result], name: str, folder: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
     """Write folder/report.html and folder/report.json; returns the figures. Several classes have one each."""
-    folder.mkdir(parents=True, exist_ok=True)
     table = summarise(results, classes)
-    (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
     body = [
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
@@ -80,8 +82,28 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         "table{font-size:.8em}td,th{padding:.3em .7em;text-align:right}img{max-width:100%}"
     )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
-    (folder / "report.html").write_text(page)
+    make_folder(folder)
+    with _writing(folder):
+        (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
+        (folder / "report.html").write_text(page)
     return table
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a report, made where it is not there; FileError where nothing can be written to it."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"{folder}: expected a place to write to, got {error.strerror}: free some room, or choose another folder"
+        ) from None
 
 
 def _known(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -97,7 +119,9 @@ def worst(results: list[Result]) -> list[Result]:
 
 def loss_curves(log: Path, picture: Path) -> None:
     """Draw a run's losses.jsonl."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = read_losses(log)
+    if not rows:  # a fit of a few steps logs none
+        return
     names = [key for key in rows[0] if key != "step"]
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.5), squeeze=False)
     steps = np.array([row["step"] for row in rows])
@@ -108,7 +132,8 @@ def loss_curves(log: Path, picture: Path) -> None:
         axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
         axis.set(title=key, xlabel="step")
     figure.tight_layout()
-    figure.savefig(picture, dpi=90)
+    with _writing(picture.parent):
+        figure.savefig(picture, dpi=90)
     plt.close(figure)
 
 

@@ -65,6 +65,7 @@ def specimen_of(path: Path, shape: str, elements: tuple[str, ...], voltage_kV: f
     if unknown:
         raise ConfigError(f"Expected symbols of elements, got {', '.join(unknown)}: write them as Sr,Ti,O")
     atoms_A, numbers, cell_A = read_structure(path, crystal="zone" in SHAPES[shape])
+    _check_drawn(shape, drawn)  # in the words of the options, before the ranges look at it
     found = {atomic_numbers[name] for name in elements} or set(numbers.tolist()) - {1}
     ranges = OwnRanges(atoms_A, numbers, cell_A, tuple(sorted(found, reverse=True)), shape, **drawn)
     specimen = OwnSpecimen(path.name, voltage_kV, ranges)
@@ -108,20 +109,8 @@ def _whole(atoms: Any) -> bool:
 
 def check(specimen: OwnSpecimen) -> None:
     """ConfigError of what cannot work, in the words of the options that told it."""
-    ranges, needed = specimen.ranges, SHAPES[specimen.ranges.shape]
-    for name in _DRAWN:
-        flag, value = f"--{name.removesuffix('_A')}", getattr(ranges, name)
-        if name in needed and value is None:
-            raise ConfigError(f"Expected {flag} with --shape {ranges.shape}, got none: add it")
-        if name not in needed and value is not None:
-            raise ConfigError(f"Expected no {flag} with --shape {ranges.shape}, got {_text(value)}: leave it out")
-        if value is not None and name in _LIMITS_A:
-            _check_range(flag, value, *_LIMITS_A[name])
-    if ranges.zone is not None and (not any(ranges.zone) or max(map(abs, ranges.zone)) > _LARGEST_INDEX):
-        raise ConfigError(
-            f"Expected --zone U,V,W up to {_LARGEST_INDEX} and not all 0, got {_text(ranges.zone)}: name a direction"
-        )
-    if "zone" in needed and ranges.cell_A is None:
+    ranges = specimen.ranges
+    if "zone" in SHAPES[ranges.shape] and ranges.cell_A is None:
         raise ConfigError(
             f"Expected a structure with a cell for --shape {ranges.shape}, got {specimen.structure} without one: "
             "give the crystal's file, or --shape as-given"
@@ -134,6 +123,23 @@ def check(specimen: OwnSpecimen) -> None:
         raise ConfigError(
             f"Expected a specimen of at most {_LARGEST_A:g} A, got {np.ptp(ranges.atoms_A, axis=0).max():.0f} A: "
             "cut a part out"
+        )
+
+
+def _check_drawn(shape: str, drawn: dict[str, Any]) -> None:
+    """The same of what specimens of this shape are drawn from."""
+    for name in _DRAWN:
+        flag, value = f"--{name.removesuffix('_A')}", drawn.get(name)
+        if name in SHAPES[shape] and value is None:
+            raise ConfigError(f"Expected {flag} with --shape {shape}, got none: add it")
+        if name not in SHAPES[shape] and value is not None:
+            raise ConfigError(f"Expected no {flag} with --shape {shape}, got {_text(value)}: leave it out")
+        if value is not None and name in _LIMITS_A:
+            _check_range(flag, value, *_LIMITS_A[name])
+    zone = drawn.get("zone")
+    if zone is not None and (not any(zone) or max(map(abs, zone)) > _LARGEST_INDEX):
+        raise ConfigError(
+            f"Expected --zone U,V,W up to {_LARGEST_INDEX} and not all 0, got {_text(zone)}: name a direction"
         )
 
 
@@ -167,6 +173,7 @@ def read_specimen(path: Path) -> OwnSpecimen:
             raise ValueError("elements that cannot be")
         if drawn["zone"] is not None and [type(index) for index in drawn["zone"]] != [int] * 3:
             raise ValueError(f"zone {drawn['zone']}")
+        _check_drawn(raw["shape"], drawn)
         ranges = OwnRanges(atoms_A, numbers, cell_A, tuple(raw["elements"]), raw["shape"], **drawn)
         specimen = OwnSpecimen(str(raw["structure"]), float(raw["voltage_kV"]), ranges)
         if as_json(specimen) != raw:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from training.exit_waves import SAMPLING_A, Specimen
 from training.optics import frequencies
-from training.ranges import ImageRanges, Range
+from training.pairs import Pair
+from training.ranges import ImageRanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class View:
         return np.asarray(camera[:, ::-1], np.float64)
 
 
-def draw_view(specimen: Specimen, ranges: ImageRanges, field_A: Range, rng: np.random.Generator) -> View:
+def draw_view(specimen: Specimen, ranges: ImageRanges, field_A: Pair, rng: np.random.Generator) -> View:
     """A square field, turned at random, that stays inside the specimen's cell."""
     finest, coarsest = ranges.sampling_A
     sampling_A = finest * (coarsest / finest) ** (rng.random() ** 0.6)  # fewer of the finest: dear to draw, and alike

@@ -70,10 +70,15 @@ class WaveStore:
                     raise self._refused("a folder without zarr.json")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 zarr.create_group(self.folder, attributes=attributes)
-            elif self._count() != count:
+            elif self._count(begun=not self.empty) != count or self.empty:
                 zarr.open_group(self.folder, mode="r+").update_attributes(attributes)
             for cut_off in self.folder.glob("*.part"):
                 shutil.rmtree(cut_off, ignore_errors=True)
+
+    @property
+    def empty(self) -> bool:
+        """No specimen is there yet, so that it may become a store of any others."""
+        return not any(path.suffix != ".part" for path in self.folder.glob("[0-9]*"))
 
     def missing(self, count: int) -> list[int]:
         """Numbers of the specimens that are not there yet."""
@@ -104,8 +109,8 @@ class WaveStore:
             )
         return [self._read(k) for k in range(count)]
 
-    def _count(self) -> int:
-        """How many it is to hold; FileError where they are others than these."""
+    def _count(self, begun: bool = True) -> int:
+        """How many it is to hold; FileError where they are others than these, unless none is begun."""
         import zarr
 
         try:
@@ -114,7 +119,7 @@ class WaveStore:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise self._refused(f"a zarr.json that cannot be read ({one_line(error)[:80]})") from None
         different = [name for name in self._made_of | recipe if recipe.get(name) != self._made_of.get(name)]
-        if different:
+        if different and begun:
             name, more = different[0], f" and {len(different) - 1} more" if different[1:] else ""
             raise self._refused(f"those of {name} {recipe.get(name)}, here {self._made_of.get(name)}{more}")
         return count

@@ -1,10 +1,13 @@
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine import ModelError, ModelSpec
+from engine import FileError, ModelError, ModelSpec
 from engine.spec import file_sha256
 
 
@@ -86,6 +89,27 @@ def test_the_chance_of_a_score(tiny_spec):
 def test_a_missing_spec_is_a_model_error(tmp_path):
     with pytest.raises(ModelError, match=r"none\.json: expected a model spec"):
         ModelSpec.read(tmp_path / "none.json")
+
+
+def test_a_write_that_fails_leaves_the_spec_as_it_was(tiny_spec, tmp_path, monkeypatch):
+    path = tmp_path / "tiny.json"
+    tiny_spec.write(path)
+
+    def half(self, text):
+        self.write_bytes(text.encode()[:9])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", half)
+        with pytest.raises(FileError, match=r"tiny\.json: expected a place .*, got No space left on device: free some"):
+            replace(tiny_spec, notes="other").write(path)
+    assert ModelSpec.read(path) == tiny_spec
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.json"]
+
+
+def test_a_place_that_is_not_there_is_a_file_error(tiny_spec, tmp_path):
+    with pytest.raises(FileError, match="got No such file or directory"):
+        tiny_spec.write(tmp_path / "none" / "tiny.json")
 
 
 def test_hash_of_a_file(tmp_path):

@@ -16,7 +16,7 @@ from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
 from training.cli import main
 from training.recipes import RECIPES
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, Round
 from training.wave_store import WaveStore
 
 pytestmark = pytest.mark.timeout(400)  # on a busy machine the four commands take a minute or two
@@ -91,7 +91,33 @@ class TestEndToEnd:
         assert list(measured) == ["openvino f32"]
         keys = [f"{dose} e/A^2" for dose in figures]
         assert list(measured["openvino f32"]) == [*keys, "30000 e/A^2, focus through zero contrast"]
+        for row in (measured["openvino f32"][key] for key in keys):
+            assert row["frames"] + row["undecidable"] == 1
         assert "NaN" not in (folder / "export" / "tiny.json").read_text()
+
+    def test_an_unfinished_fit_is_told_of_and_noted(
+        self,
+        folder: Path,
+        tiny: Recipe,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        noted: list[str] = []
+        longer = replace(tiny, rounds=(Round(4198, 2e-3), Round(2, 6e-4)))
+
+        def exported(network: object, recipe: Recipe, *_: object) -> ModelSpec:
+            noted.append(recipe.spec.notes)
+            return recipe.spec
+
+        monkeypatch.setattr("training.export.export", exported)
+        for recipe in (tiny, longer):
+            monkeypatch.setitem(RECIPES, "tiny", lambda recipe=recipe: recipe)
+            assert main(["export", "tiny", "--folder", str(folder), "--output", str(tmp_path)]) == 0
+            told = capsys.readouterr().err
+            assert ("expected the recipe's 4200 steps, got 20: unless" in told) == (recipe is longer)
+        assert "fit: 20 steps" in noted[0]
+        assert "fit: 20 of 4200 steps" in noted[1]
 
     def test_the_same_commands_go_on_where_they_stopped(
         self, folder: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +149,7 @@ class TestMistakes:
         ("argv", "said"),
         [
             (["fit", "silicene"], "'silicene' without runs/silicene/specimen.json"),
-            (["fit", "graphene", "--step", "few"], "invalid int value: 'few'"),
+            (["fit", "graphene", "--step", "few"], "argument --steps: expected 1 or more, got few"),
             (["fit", "graphene", "--epochs", "3"], "unrecognized arguments: --epochs 3"),
             (["paint", "graphene"], "invalid choice: 'paint'"),
             ([], "the following arguments are required: command"),
@@ -160,7 +186,8 @@ class TestMistakes:
             (["--scheduler", "tcp://127.0.0.1:9"], "expected a Dask scheduler, got 'tcp://127.0.0.1:9' (Timed out"),
             (["--scheduler", "tcp://h:1", "--workers", "2"], "--workers: expected one of --workers and --scheduler"),
             (["--workers", "0"], "--workers: expected 1 or more, got 0"),
-            (["--count", "0"], "Expected 1 or more of --count, got 0"),
+            (["--count", "0"], "--count: expected 1 or more, got 0"),
+            (["--held-out", "-3"], "--held-out: expected 1 or more, got -3"),
         ],
     )
     def test_where_and_how_many(
@@ -168,10 +195,66 @@ class TestMistakes:
     ) -> None:
         assert said in complaint(capsys, "simulate", "graphene", "--folder", str(tmp_path), *flags)
 
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            ("fit --workers -1", "--workers: expected 0 or more, got -1"),
+            ("fit --threads -1", "--threads: expected 1 or more, got -1"),
+            ("fit --steps 0", "--steps: expected 1 or more, got 0"),
+            ("fit --steps -5", "--steps: expected 1 or more, got -5"),
+            ("evaluate --frames 0", "--frames: expected 1 or more, got 0"),
+        ],
+    )
+    def test_too_few(self, capsys: pytest.CaptureFixture[str], command: str, said: str) -> None:
+        name, *flags = command.split()
+        assert said in complaint(capsys, name, "graphene", *flags)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"family": "gold"}, "Expected a model of family graphene, as the recipe tiny makes, got gold of"),
+            ({"classes": ("C", "N")}, "Expected a model of classes ('C',), as"),
+            ({"channels": 3}, "Expected a model of channels 1, as"),
+        ],
+    )
+    def test_figures_go_into_no_other_model_s_card(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        tiny: Recipe,
+        change: dict[str, object],
+        said: str,
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+        replace(tiny.spec, **change).write(tmp_path / "other.json")
+        at = ("--folder", str(tmp_path), "--model", str(tmp_path / "other.json"))
+        told = complaint(capsys, "evaluate", "tiny", *at)
+        assert said in told
+        assert "evaluate it with its own recipe" in told
+
+    def test_a_report_that_cannot_be_written_is_told_before_the_frames(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+        tiny.spec.write(tmp_path / "tiny.json")
+        at = (
+            "--folder",
+            str(tmp_path),
+            "--model",
+            str(tmp_path / "tiny.json"),
+            "--report",
+            str(tmp_path / "tiny.json"),
+        )
+        assert "tiny.json: expected a place to write to, got File exists" in complaint(capsys, "evaluate", "tiny", *at)
+
     def test_a_store_of_another_recipe(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         WaveStore(tmp_path / "waves.zarr", {"structures": "SheetRanges", "voltage_kV": 60.0}).begin(1)
+        (tmp_path / "waves.zarr" / "00000").mkdir()
         for command in ("simulate", "fit"):
             said = complaint(capsys, command, "graphene", "--folder", str(tmp_path))
             assert "waves.zarr: expected exit waves of this recipe, got those of voltage_kV 60.0, here 80.0 and" in said

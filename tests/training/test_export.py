@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Atoms, ModelSpec, load_detector
+from engine import Atoms, FileError, ModelSpec, load_detector
 from engine.network import OpenVinoNetwork
 from engine.spec import file_sha256
 from tests.training.analytic import LOG_SIGMA_PX, Spots
@@ -21,7 +21,7 @@ from training import evaluate as evaluation
 from training import export as module
 from training.evaluate import Result, calibration_error, evaluate, sigma_ratio, summarise
 from training.exit_waves import Specimen
-from training.export import Exported, export
+from training.export import Exported, _whole, export, quantise, write_network
 from training.recipes.graphene import graphene
 from training.recipes.recipe import Recipe
 from training.score import Score
@@ -149,6 +149,76 @@ def judged(score: NDArray[np.float32], is_there: NDArray[np.bool_]) -> Result:
     pairs = Score(1.0, 1.0, 1.0, np.zeros((len(right), 2)), right, right, wrong, {})
     atoms = Atoms(zeros, zeros, bytes_, score, zeros, zeros, bytes_)
     return Result(0, 1e4, 1.0, True, pairs, None, atoms)  # type: ignore[arg-type]
+
+
+class TestInterrupted:
+    """`export` over an earlier model that ends half-way."""
+
+    @pytest.fixture
+    def earlier(self, model: Model, tmp_path: Path) -> dict[str, bytes]:
+        for path in model.folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        return contents(tmp_path)
+
+    @pytest.mark.parametrize("step", ["calibrate", "evaluate", "quantise_for_gpu"])
+    def test_it_leaves_the_earlier_model_and_nothing_else(
+        self,
+        earlier: dict[str, bytes],
+        spots: Recipe,
+        specimens: list[Specimen],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        step: str,
+    ) -> None:
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, "quantise", lambda *_: None)  # takes seconds
+        monkeypatch.setattr(module, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(Spots(), replace(spots, seed=2), specimens, tmp_path)
+        assert contents(tmp_path) == earlier
+
+    def test_a_full_disk_is_one_line(
+        self,
+        earlier: dict[str, bytes],
+        spots: Recipe,
+        specimens: list[Specimen],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def on_a_full_disk(*arguments: object, **options: object) -> ModelSpec:
+            (tmp_path / ".export.part" / "graphene.onnx").symlink_to("/dev/full")
+            return write_network(*arguments, **options)
+
+        monkeypatch.setattr(module, "write_network", on_a_full_disk)
+        with pytest.raises(FileError, match="expected room for a model, got No space left on device: free some, or"):
+            export(Spots(), spots, specimens, tmp_path)
+        assert contents(tmp_path) == earlier
+
+    def test_openvino_s_full_disk_is_an_os_error(self, model: Model, tmp_path: Path) -> None:
+        onnx_file = tmp_path / "graphene.onnx"
+        onnx_file.write_bytes((model.folder / "graphene.onnx").read_bytes())
+        (tmp_path / "graphene.int8.bin").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="iostream error"):
+            quantise(onnx_file, [frames((64, 64))])
+
+    def test_what_a_killed_run_left_goes(self, tmp_path: Path) -> None:
+        left = tmp_path / ".export.part"
+        left.mkdir()
+        (left / "graphene.onnx").touch()
+        with _whole(tmp_path) as partial:
+            (partial / "other.json").touch()
+        assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+    def test_a_place_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(FileError, match="got Not a directory"), _whole(tmp_path / "file" / "export"):
+            pytest.fail("nowhere to write")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 class TestCalibration:

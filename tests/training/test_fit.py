@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from engine import FileError
 from training import fit as module
+from training.checkpoint import describe_fit
 from training.dataset import loader
 from training.exit_waves import Specimen
-from training.fit import WARM_UP, describe_fit, fit, loss_terms, rate, read_network
+from training.fit import WARM_UP, fit, loss_terms, rate, read_network
 from training.recipes.recipe import Recipe, Round
 from training.unet import UNet
 
@@ -88,9 +89,9 @@ class TestFit:
         resumed = fit(specimens, recipe, parts, workers=0)
         assert same(resumed, expected)
         assert same(read_network(parts / "checkpoint.pt", recipe), expected)
-        assert describe_fit(parts / "checkpoint.pt") == f"fit: {recipe.all_steps} steps, 10 minutes"
+        assert describe_fit(parts / "checkpoint.pt", recipe.all_steps) == f"fit: {recipe.all_steps} steps, 10 minutes"
         torch.save({name: value for name, value in checkpoint.items() if name != "seconds"}, parts / "checkpoint.pt")
-        assert describe_fit(parts / "checkpoint.pt") == f"fit: {interrupted_at} steps"
+        assert describe_fit(parts / "checkpoint.pt", 6) == f"fit: {interrupted_at} of 6 steps"
 
     @pytest.mark.usefixtures("always_saving")
     def test_steps_run_again_are_logged_once(self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path) -> None:
@@ -128,6 +129,19 @@ class TestFit:
             lambda: read_network(tmp_path / "checkpoint.pt", other),
         ):
             with pytest.raises(FileError, match="expected a checkpoint of this recipe's network, got another"):
+                read()
+
+    def test_a_damaged_checkpoint_and_a_torn_log_are_no_traceback(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
+    ) -> None:
+        (tmp_path / "losses.jsonl").write_text('{"step": 1, "heat": 1.0}\n{"step": 2, "he')
+        fit(specimens, recipe, tmp_path, workers=0)
+        (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-100])
+        for read in (
+            lambda: fit(specimens, recipe, tmp_path, workers=0),
+            lambda: read_network(tmp_path / "checkpoint.pt", recipe),
+        ):
+            with pytest.raises(FileError, match="expected a whole checkpoint, got a damaged one"):
                 read()
 
     def test_no_checkpoint_says_what_to_do(self, recipe: Recipe, tmp_path: Path) -> None:

@@ -130,9 +130,19 @@ class TestSpecimen:
         self, place: Path, stored: list[Recipe], complaint: Callable[[str], str]
     ) -> None:
         main(STO.split())
+        (place / "runs" / "sto" / "held_out.zarr" / "00000").mkdir(parents=True)
         before = (place / "runs" / "sto" / "specimen.json").read_bytes()
         assert "specimen.json was begun with, got another" in complaint(STO.replace("0,0,1", "1,1,0"))
         assert (place / "runs" / "sto" / "specimen.json").read_bytes() == before
+
+    def test_until_there_are_exit_waves_it_may_be_corrected(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, complaint: Callable[[str], str]
+    ) -> None:
+        monkeypatch.setattr("training.workers._ANSWER_S", 1.0)
+        assert "expected a Dask scheduler" in complaint(f"{STO} --scheduler tcp://127.0.0.1:9")
+        monkeypatch.setattr("training.specimen_set.exit_wave", lambda *_: np.ones((8, 8), np.complex64))
+        assert main([*STO.replace("300", "200").split(), *["--count", "1", "--held-out", "1", "--workers", "1"]]) == 0
+        assert json.loads((place / "runs" / "sto" / "specimen.json").read_text())["voltage_kV"] == 200
 
     @pytest.mark.parametrize(
         ("options", "classes", "voltage_kV"),
@@ -174,6 +184,9 @@ class TestMistakes:
             ("--zone 0,0,1", "--zone 0,0,1 --elements Qq", "Expected symbols of elements, got Qq"),
             ("--zone 0,0,1", "--zone 0,0,1 --elements Au", "Expected --elements of the structure (Sr, Ti, O), got Au"),
             ("--voltage 300", "--voltage 300000", "Expected --voltage of 20 to 1500 kV, got 300000"),
+            ("--voltage 300", "--voltage 300 --count 0", "--count: expected 1 or more, got 0"),
+            ("--voltage 300", "--voltage 300 --scheduler here", "--scheduler: expected tcp://HOST:PORT"),
+            ("--voltage 300", "--voltage 300 --workers 2 --scheduler tcp://h:1", "expected one of --workers and"),
             ("--voltage 300", "", "got no --voltage"),
             ("--structure SrTiO3.cif", "", "got no --structure"),
             ("SrTiO3.cif", "gone.cif", "gone.cif: expected a structure file, got No such file or directory"),

@@ -12,12 +12,13 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
+from engine import FileError
 from tests.training.oracle import atoms_at
 from tests.training.specimens import ROUND
 from training.evaluate import Result, judge, summarise
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
-from training.report import _share, _spread, loss_curves, worst, write_report
+from training.report import _share, _spread, loss_curves, make_folder, worst, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -113,6 +114,9 @@ def test_the_worst_first_and_no_faint_or_undecidable_ones(results: list[Result])
 @pytest.mark.parametrize("rows", [1, 60])
 def test_loss_curves(tmp_path: Path, rows: int) -> None:
     log, picture = tmp_path / "losses.jsonl", tmp_path / "losses.png"
+    log.touch()
+    loss_curves(log, picture)  # none yet
+    assert not picture.exists()
     log.write_text(
         "".join(json.dumps({"step": 20 * k, "heat": 5 / (k + 1), "position": 1.0}) + "\n" for k in range(rows))
     )
@@ -134,3 +138,10 @@ def test_errors_are_shown_against_what_was_predicted() -> None:
     predicted, found = _spread(sigma, rng.normal(0, 1, (8000, 2)) * 2 * sigma[:, None])
     assert len(predicted) == 8
     assert found == pytest.approx(2 * predicted, rel=0.08)
+
+
+def test_a_report_into_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(FileError, match="expected a place to write to, got"):
+            make_folder(folder)

@@ -168,6 +168,17 @@ class TestAnotherRecipe:
                 use()
         assert (folder / "zarr.json").read_bytes() == before
 
+    def test_without_a_specimen_yet_it_is_taken_over(self, folder: Path, store: WaveStore) -> None:
+        for k in range(2):
+            (folder / f"{k:05d}").rename(folder / f"{k:05d}.part")
+        other = WaveStore(folder, MADE_OF | {"voltage_kV": 300.0})
+        other.begin(1)
+        other.save(0, specimen(0))
+        assert len(other.read()) == 1
+        assert not other.empty
+        with pytest.raises(FileError, match=r"got those of voltage_kV 300.0, here 80.0"):
+            store.begin(1)
+
     @pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({"zarr_format": 3, "node_type": "group"})])
     def test_a_group_that_is_none_of_ours(self, folder: Path, content: str) -> None:
         folder.mkdir(parents=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from training.pairs import Pair, check_pairs
 from training.structures.structure import Points, Structure
 from training.structures.support import support
 from training.structures.zone_axis import along, column_sites, columns, tilt, turn
@@ -25,16 +26,19 @@ class GoldRanges:
     """What particles and their supports are drawn from."""
 
     cell_A: float = 80.0
-    diameter_A: tuple[float, float] = (10.0, 50.0)
+    diameter_A: Pair = (10.0, 50.0)
     zones: tuple[float, ...] = (0.4, 0.25, 0.2, 0.15)  # probability of each of ZONES
     twin_chance: float = 0.25  # of particles along [110]: one twin plane, or five of a decahedron
     tilt_degrees: float = 2.5
     supports: tuple[float, ...] = (0.45, 0.45, 0.1)  # probability of carbon, CeO2, none
     edge_on_chance: float = 0.5
-    thickness_A: tuple[float, float] = (15.0, 40.0)  # of the support along the beam
+    thickness_A: Pair = (15.0, 40.0)  # of the support along the beam
     step_chance: float = 0.5  # of an outermost layer that is half gone
     adatoms: float = 3.0  # mean of a Poisson draw
-    disorder_A: tuple[float, float] = (0.04, 0.1)  # sigma of thermal displacements
+    disorder_A: Pair = (0.04, 0.1)  # sigma of thermal displacements
+
+    def __post_init__(self) -> None:
+        check_pairs(self)
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One particle on its support."""

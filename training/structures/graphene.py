@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, cKDTree
 
+from training.pairs import Pair, check_pairs
 from training.structures.openings import in_openings
 from training.structures.structure import Points, Sites, Structure
 
@@ -31,11 +32,14 @@ class SheetRanges:
     rotated_bonds: float = 0.6
     hole_chance: float = 0.3
     edge_chance: float = 0.2
-    hole_radius_A: tuple[float, float] = (3.0, 14.0)
+    hole_radius_A: Pair = (3.0, 14.0)
     strain: float = 0.02
     ripple_A: float = 1.0
-    disorder_A: tuple[float, float] = (0.0, 0.09)
+    disorder_A: Pair = (0.0, 0.09)
     perfect_chance: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_pairs(self)
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One sheet, every atom to be found."""

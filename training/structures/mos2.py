@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from training.pairs import Pair, check_pairs
 from training.structures.graphene import strain
 from training.structures.openings import in_openings
 from training.structures.structure import Points, Sites, Structure
@@ -32,15 +33,18 @@ class Mos2Ranges:
     vacancies_Mo: float = 2.5
     vacancies_S: float = 5.0  # one of the two is missing
     vacancies_S2: float = 3.0  # both
-    defects: tuple[float, float] = (0.2, 2.0)  # factor to the three, log-uniform
+    defects: Pair = (0.2, 2.0)  # factor to the three, log-uniform
     perfect_chance: float = 0.1
     hole_chance: float = 0.25
-    hole_radius_A: tuple[float, float] = (3.0, 14.0)
+    hole_radius_A: Pair = (3.0, 14.0)
     edge_chance: float = 0.25
     strain: float = 0.02
     relaxation_A: float = 0.12  # largest move of a vacancy's neighbours
     ripple_A: float = 0.6
-    disorder_A: tuple[float, float] = (0.0, 0.08)  # sigma of thermal displacements
+    disorder_A: Pair = (0.0, 0.08)  # sigma of thermal displacements
+
+    def __post_init__(self) -> None:
+        check_pairs(self)
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One sheet."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from engine import ConfigError
+from training.pairs import Pair, check_pairs
 from training.structures.openings import in_openings
 from training.structures.structure import Points, Structure
 from training.structures.support import support
@@ -29,7 +30,6 @@ _DRAWS = 300
 _MOST_FILLED = 20_000_000  # atoms of the cells that a cut is taken from
 _LOOKED_AT_A = 40.0  # to both sides, of the crystal whose columns are checked
 
-Pair = tuple[float, float]
 Numbers = NDArray[np.uint8]
 
 
@@ -72,6 +72,9 @@ class OwnRanges:
     carbon_chance: float = 0.5  # that a particle lies on amorphous carbon, or beside it
     carbon_A: Pair = (15.0, 40.0)
     edge_on_chance: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_pairs(self)
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One specimen."""

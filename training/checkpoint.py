@@ -1,0 +1,83 @@
+"""checkpoint.pt, where a fit stands: written whole or not at all; what cannot be read is told in one line."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import FileError
+from engine.errors import one_line
+
+_DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError)
+_KEYS = {"step", "network", "average", "optimiser"}
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write it beside the one before, then in its place; FileError where there is no room."""
+    partial = path.with_suffix(".part")
+    try:
+        with _room(path):
+            torch.save(state, partial)
+            partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def load_checkpoint(path: Path, **how: Any) -> dict[str, Any]:
+    """What was saved; FileError where there is nothing, or nothing whole."""
+    if not path.exists():
+        raise FileError(f"{path}: expected a checkpoint, found none: run `atomstream-train fit` first")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, **how)
+        if not (isinstance(state, dict) and state.keys() >= _KEYS):
+            raise ValueError("other contents")
+    except _DAMAGED as error:
+        cause = one_line(error)[:80] or type(error).__name__
+        raise FileError(
+            f"{path}: expected a whole checkpoint, got a damaged one ({cause}): remove it, and run "
+            "`atomstream-train fit` again"
+        ) from None
+    return state
+
+
+@contextmanager
+def of_this_network(path: Path) -> Iterator[None]:
+    """FileError where the weights of a checkpoint are those of another network."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        said = one_line(error)[:120]
+        raise FileError(
+            f"{path}: expected a checkpoint of this recipe's network, got another ({said}): remove it and fit again"
+        ) from None
+
+
+def steps_done(checkpoint: Path) -> int:
+    """How many steps the fit has taken."""
+    return int(load_checkpoint(checkpoint, mmap=True)["step"])
+
+
+def describe_fit(checkpoint: Path, all_steps: int) -> str:
+    """How long the fit took, for the model's card; of how many steps, where it is not at its end."""
+    state = load_checkpoint(checkpoint, mmap=True)
+    seconds, step = state.get("seconds", math.nan), state["step"]  # older ones did not count seconds
+    steps = f"{step} of {all_steps}" if step < all_steps else f"{step}"
+    return f"fit: {steps} steps" + (f", {seconds / 60:.0f} minutes" if math.isfinite(seconds) else "")
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """FileError where a write fails; torch's own, in C++, is a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = getattr(error, "strerror", None) or one_line(error)[:80]
+        raise FileError(f"{path}: expected room, got {cause}: free some, and run it again; it goes on") from None
