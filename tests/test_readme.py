@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engine import ModelSpec
+from engine.shipped import find_spec
 from stream.cli import main
 from tests.stream.fakes import bench
 
@@ -32,6 +34,16 @@ def test_the_client_prints_each_result() -> None:
             finally:
                 process.kill()
     assert re.fullmatch(r"\d+ 1 atoms, the first at \[1\.\] \[\d+\.\]\n", line)
+
+
+def test_its_figures_are_those_of_the_card() -> None:
+    measured = ModelSpec.read(find_spec("graphene")).measured["openvino int8"]
+    rows = [measured[f"{dose:g} e/A^2"] for dose in (1e5, 1e4, 1e3)]
+    f1 = [f"{row['f1']:.3f}" for row in rows]
+    error = [f"{row['rmse_pm']:.1f}" for row in rows]
+    text = " ".join(README.read_text().split())
+    assert f"reaches F1 {f1[0]} at 10^5 e/A², {f1[1]} at 10^4 and {f1[2]} at 10^3" in text
+    assert f"position errors of {error[0]}, {error[1]} and {error[2]} pm" in text
 
 
 def test_every_command_it_names_exists(capsys: pytest.CaptureFixture[str]) -> None:

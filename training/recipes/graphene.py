@@ -40,7 +40,5 @@ def graphene() -> Recipe:
             Round(5500, 8e-4),
             Round(3000, 3e-4, beta=0.0),
             Round(4000, 4e-4, beta=0.0),
-            Round(4000, 6e-4),
-            Round(2000, 2.5e-4, beta=0.0),
         ),
     )
