@@ -246,9 +246,8 @@ def _check_pixels(frame: Frame, spec: ModelSpec) -> None:
             "shape_out_of_range",
             f"Engine expects a mask of {_by(frame.shape)}, got {_by(frame.mask.shape)}: one value for each pixel",
         )
-    if isinstance(pixels, np.ndarray) and not all_counts(
-        pixels.dtype
-    ):  # on a GPU to count them would be to wait for it
+    # On a GPU to count them would be to wait for it.
+    if isinstance(pixels, np.ndarray) and not all_counts(pixels.dtype):
         lost = 1 - np.count_nonzero(counted(pixels)) / pixels.size
         if lost > _NOT_FINITE:
             raise FrameError(

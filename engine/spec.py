@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.errors import FileError, ModelError
 
 _NEARLY = np.float32(1e-6)  # a score of 0 or 1 has no logit
-_AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
+AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
 _LONGEST_BOND_A = 10.0
 
 
@@ -74,7 +74,7 @@ class ModelSpec:
     threshold: float
     separation_A: float
     trained: dict[str, tuple[float, float]]
-    chance: tuple[float, float] = _AS_IT_IS
+    chance: tuple[float, float] = AS_IT_IS
     covered: float = 0.5
     bonds: tuple[int, float] | None = None
     notes: str = ""
@@ -105,7 +105,7 @@ class ModelSpec:
             if not valid(value):
                 raise ModelError(f"{path}: expected {expected} as {key}, got {value!r}: export the model again")
         raw["classes"] = tuple(raw["classes"])
-        raw["chance"] = tuple(raw.get("chance", _AS_IT_IS))
+        raw["chance"] = tuple(raw.get("chance", AS_IT_IS))
         raw["bonds"] = tuple(raw["bonds"]) if raw.get("bonds") else None
         raw["trained"] = {key: (float(low), float(high)) for key, (low, high) in raw["trained"].items()}
         return cls(**raw)
@@ -113,7 +113,7 @@ class ModelSpec:
     def chance_of(self, score: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N,) chance that an atom is there, of the network's score: as often as it was on the frames of the export."""
         offset, slope = np.array(self.chance, np.float32)
-        if self.chance == _AS_IT_IS:
+        if self.chance == AS_IT_IS:
             return score
         inside = np.clip(score, _NEARLY, 1 - _NEARLY)
         return np.asarray(1 / (1 + np.exp(-(offset + slope * np.log(inside / (1 - inside))))), np.float32)

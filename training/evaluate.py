@@ -220,11 +220,17 @@ def errors_over_classical(results: list[Result]) -> float:
 
 def calibration_error(results: list[Result]) -> float:
     """How far the score lies from the share of atoms that are there: mean over the atoms, by tenths of the score."""
-    there = np.concatenate([r.atoms.score[r.score.row] for r in results] or [np.empty(0)])
-    wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in results] or [np.empty(0)])
-    excess = np.concatenate([there - 1, wrong])
-    tenth = np.minimum((np.concatenate([there, wrong]) * 10).astype(np.intp), 9)
-    return float(np.abs(np.bincount(tenth, excess)).sum() / len(excess)) if len(excess) else float("nan")
+    scores, is_there = scores_of(results)
+    excess = np.bincount(np.minimum((scores * 10).astype(np.intp), 9), scores - is_there)
+    return float(np.abs(excess).sum() / len(scores)) if len(scores) else float("nan")
+
+
+def scores_of(results: list[Result]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) scores of matched atoms and of wrong ones away from the edge, and 1 where an atom is there, else 0."""
+    there = [r.atoms.score[r.score.row] for r in results]
+    wrong = [r.atoms.score[r.score.wrong] for r in results]
+    counts = [sum(map(len, parts)) for parts in (there, wrong)]
+    return np.concatenate([np.empty(0), *there, *wrong]), np.repeat([1.0, 0.0], counts)
 
 
 def _mean(values: list[float]) -> float:

@@ -22,8 +22,8 @@ from engine.errors import one_line
 from engine.openvino import ov
 from engine.prepare import prepare
 from engine.refine import AROUND_A, around, around_cells
-from engine.spec import file_sha256
-from training.evaluate import FIELD_A, Result, class_f1, evaluate, sigma_ratio
+from engine.spec import AS_IT_IS, file_sha256
+from training.evaluate import FIELD_A, Result, class_f1, evaluate, scores_of, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
 from training.quantise_gpu import quantise_for_gpu
@@ -173,7 +173,7 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     path = folder / f"{spec.name}.json"
     with load_detector(path, precision="f32") as detector:
         spec = replace(spec, covered=covered_threshold(detector, recipe, specimens))
-    replace(spec, threshold=float(_THRESHOLDS[0]), chance=(0.0, 1.0)).write(path)
+    replace(spec, threshold=float(_THRESHOLDS[0]), chance=AS_IT_IS).write(path)
     with load_detector(path, precision="f32") as detector:
         doses = recipe.doses_e_A2[:-1]  # frames of the faintest say little
         results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, doses)
@@ -191,20 +191,17 @@ def fit_chance(results: list[Result]) -> tuple[float, float]:
 
     By Newton's method; held a little to a chance that is the score, for where all are there.
     """
-    there = np.concatenate([r.atoms.score[r.score.row] for r in results] or [np.empty(0)])
-    wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in results] or [np.empty(0)])
-    score = np.clip(np.concatenate([there, wrong]).astype(np.float64), 1e-6, 1 - 1e-6)
-    is_there = np.repeat([1.0, 0.0], [len(there), len(wrong)])
+    score, is_there = scores_of(results)
+    score = np.clip(score, 1e-6, 1 - 1e-6)
     design = np.stack([np.ones_like(score), np.log(score / (1 - score))], axis=1)
-    as_it_is = np.array([0.0, 1.0])
-    line = as_it_is.copy()
+    line = np.array(AS_IT_IS)
     for _ in range(_ROUNDS):
         chance = 1 / (1 + np.exp(-(design @ line)))
-        slope = design.T @ (is_there - chance) - (line - as_it_is)
+        slope = design.T @ (is_there - chance) - (line - AS_IT_IS)
         curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.eye(2)
         line += np.linalg.solve(curvature, slope)
     offset, factor = np.round(line, 4).tolist()
-    return (offset, factor) if factor > 0 else (0.0, 1.0)
+    return (offset, factor) if factor > 0 else AS_IT_IS
 
 
 def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specimen]) -> float:

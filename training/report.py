@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from engine import FileError
-from training.evaluate import GOOD_F1, Result, by_label, confusion, summarise
+from training.evaluate import GOOD_F1, Result, by_label, confusion, scores_of, summarise
 from training.losses import read_losses
 from training.score import TOLERANCE_A, match
 
@@ -195,9 +195,7 @@ def _calibration(results: list[Result]) -> Figure:
     sure = [r for r in results if r.decidable]
     for dose in sorted({r.dose_e_A2 for r in sure}, reverse=True):
         rows = [r for r in sure if r.dose_e_A2 == dose]
-        there = np.concatenate([r.atoms.score[r.score.row] for r in rows])
-        wrong = np.concatenate([r.atoms.score[r.score.wrong] for r in rows])
-        left.plot(*_share(there, wrong), "o-", label=f"{dose:g} e/A²")
+        left.plot(*_share(*scores_of(rows)), "o-", label=f"{dose:g} e/A²")
         good = [r for r in rows if r.score.f1 > GOOD_F1]
         if good:
             sigma = np.concatenate([r.sigma_pm for r in good])
@@ -214,9 +212,8 @@ def _calibration(results: list[Result]) -> Figure:
     return figure
 
 
-def _share(there: NDArray[np.float32], wrong: NDArray[np.float32]) -> Curve:
+def _share(score: NDArray[np.float64], is_there: NDArray[np.float64]) -> Curve:
     """Mean score and share of atoms that are there, in tenths of the score; tenths of few atoms are left out."""
-    score, is_there = np.concatenate([there, wrong]), np.repeat([1.0, 0.0], [len(there), len(wrong)])
     return _binned(score, is_there, np.minimum((score * 10).astype(int), 9))
 
 

@@ -180,23 +180,24 @@ class TestOtherSizes:
         with pytest.raises(ModelError, match="call ready first"):
             network.bind(3, *arrays(128, 128))
 
-    def test_closing_ends_the_build(self, fake, held):
+    @pytest.fixture
+    def building(self, fake, held):
+        """A network with a build under way."""
         network = TensorRtNetwork(fake.device, fake.source, EXACT)
         held()
         with pytest.raises(FrameError):
             network.ready((128, 128))
-        network.close()
-        assert not network._building.is_alive()
-        assert "BuildCanceled" in network._refused[128, 128].reason
+        return network
 
-    def test_so_does_the_end_of_the_process_where_nobody_closed(self, fake, held):
+    def test_closing_ends_the_build(self, building):
+        building.close()
+        assert not building._building.is_alive()
+        assert "BuildCanceled" in building._refused[128, 128].reason
+
+    def test_so_does_the_end_of_the_process_where_nobody_closed(self, building):
         """TensorRT calls our logger from the build: in an interpreter that ends that aborts the process."""
-        network = TensorRtNetwork(fake.device, fake.source, EXACT)
-        held()
-        with pytest.raises(FrameError):
-            network.ready((128, 128))
         tensorrt_network._end_builds()
-        assert not network._building.is_alive()
+        assert not building._building.is_alive()
 
     def test_a_process_ends_as_it_wants_to_with_a_build_under_way(self, edition):
         """For real: without the wait TensorRT for RTX takes most such processes down."""

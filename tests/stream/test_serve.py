@@ -117,6 +117,12 @@ def test_ports_in_use_are_one_line(tiny_model: Path, capsys: pytest.CaptureFixtu
             assert err.count("\n") == 1
 
 
+def serve_frames(model: Path, frames: int) -> int:
+    """The status of a `serve` that was sent so many and ends after five, every one of which it takes."""
+    with sending(frames) as endpoint:
+        return main(arguments(model, endpoint, "--policy", "lossless", "--stop-after-frames", "5", "--json"))
+
+
 class TestLostDevice:
     """The GPU's own detector on a device that is lost with the first frame it should wait for."""
 
@@ -140,9 +146,7 @@ class TestLostDevice:
             network = HostNetwork(cuda_on_cpu, tiny_model, spec)
             detector = GpuDetector(spec, cuda_on_cpu, network, fallback=fallback)
             monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
-            with sending(frames) as endpoint:
-                more = ("--policy", "lossless", "--stop-after-frames", "5", "--json")
-                status = main(arguments(tiny_model, endpoint, *more))
+            status = serve_frames(tiny_model, frames)
             said = capsys.readouterr()
             return status, said.out, said.err
 
@@ -183,9 +187,7 @@ class TestShortOfMemory:
         detector = GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec, before))
         detector.settle = lambda frame: None  # type: ignore[method-assign]  # else it is that which finds none
         monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
-        with sending(5) as endpoint:
-            more = ("--policy", "lossless", "--stop-after-frames", "5", "--json")
-            assert main(arguments(tiny_model, endpoint, *more)) == 0
+        assert serve_frames(tiny_model, 5) == 0
         summary = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (summary["received"], summary["processed"], summary["dropped"]) == (5, 3, {"no_memory": 2})
 

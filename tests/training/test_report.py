@@ -127,7 +127,7 @@ def test_loss_curves(tmp_path: Path, rows: int) -> None:
 def test_the_share_of_atoms_that_are_there_is_shown_against_their_score() -> None:
     there, wrong = np.full(75, 0.72, np.float32), np.full(25, 0.78, np.float32)
     few = np.full(3, 0.15, np.float32)
-    score, share = _share(np.concatenate([there, few]), wrong)
+    score, share = _share(np.concatenate([there, few, wrong]), np.repeat([1.0, 0.0], [78, 25]))
     assert score == pytest.approx([0.735])
     assert share == pytest.approx([0.75])
 
