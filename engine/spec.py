@@ -57,6 +57,8 @@ class ModelSpec:
         What whoever made it has to say: how long the fit took, what has confirmed it.
     measured : dict
         Accuracy on data not trained on, as the evaluation wrote it.
+    wall_time_min : dict
+        Minutes that it took to make, by command: "simulate", "fit", "export", "evaluate".
     sha256 : dict
         Hash of each weight file by name: "graphene.onnx", "graphene.int8.xml", "graphene.int8.bin".
     """
@@ -79,6 +81,7 @@ class ModelSpec:
     bonds: tuple[int, float] | None = None
     notes: str = ""
     measured: dict[str, Any] = field(default_factory=dict)
+    wall_time_min: dict[str, float] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -93,7 +96,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"chance", "covered", "bonds", "notes", "measured", "sha256"}
+        needed = names - {"chance", "covered", "bonds", "notes", "measured", "wall_time_min", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -157,6 +160,10 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _are_minutes(value: Any) -> bool:
+    return _is_mapping(value) and all(_is_finite(minutes) and minutes >= 0 for minutes in value.values())
+
+
 def _are_ranges(value: Any) -> bool:
     return _is_mapping(value) and all(map(_is_range, value.values()))
 
@@ -204,6 +211,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trained": (_are_ranges, "ranges [low, high]"),
     "bonds": (_are_bonds, "null or [most neighbours, reach in A]"),
     "measured": (_is_mapping, "an object"),
+    "wall_time_min": (_are_minutes, "numbers, none under 0"),
     "sha256": (_is_mapping, "an object"),
 }
 

@@ -65,12 +65,16 @@ def steps_done(checkpoint: Path) -> int:
     return int(load_checkpoint(checkpoint, mmap=True)["step"])
 
 
+def seconds_taken(checkpoint: Path) -> float:
+    """By the fit, interruptions left out; 0 where nobody counted."""
+    seconds = float(load_checkpoint(checkpoint, mmap=True).get("seconds", math.nan))
+    return seconds if math.isfinite(seconds) else 0.0
+
+
 def describe_fit(checkpoint: Path, all_steps: int) -> str:
-    """How long the fit took, for the model's card; of how many steps, where it is not at its end."""
-    state = load_checkpoint(checkpoint, mmap=True)
-    seconds, step = state.get("seconds", math.nan), state["step"]  # older ones did not count seconds
-    steps = f"{step} of {all_steps}" if step < all_steps else f"{step}"
-    return f"fit: {steps} steps" + (f", {seconds / 60:.0f} minutes" if math.isfinite(seconds) else "")
+    """How many steps the fit took, for the model's card; and of how many, where it is not at its end."""
+    step = steps_done(checkpoint)
+    return f"fit: {step} of {all_steps} steps" if step < all_steps else f"fit: {step} steps"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -141,6 +142,10 @@ def _read(recipe: Recipe, folder: Path, held_out: bool = False) -> list[Specimen
     return specimen_set.read_specimens(*_specimens(recipe, folder, held_out))
 
 
+def _minutes(seconds: float) -> float:
+    return round(seconds / 60, 1)
+
+
 def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Train, from the last checkpoint where there is one."""
     # Before torch comes: its threads wait asleep, not in a loop on the core that draws the next samples. A step of the
@@ -172,11 +177,11 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         return
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
-    from training.checkpoint import describe_fit, steps_done
+    from training.checkpoint import describe_fit, seconds_taken, steps_done
     from training.export import export as run
     from training.fit import read_network
 
-    checkpoint = folder / "fit" / "checkpoint.pt"
+    begun, checkpoint = monotonic(), folder / "fit" / "checkpoint.pt"
     tell = Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print
     network = read_network(checkpoint, recipe)
     if (step := steps_done(checkpoint)) < recipe.all_steps:
@@ -188,7 +193,11 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
     output = options.output or folder / "export"
     spec = run(network, recipe, _read(recipe, folder), output, tell)
-    print(f"{output / spec.name}.json: threshold {spec.threshold:g}")
+    path = output / f"{spec.name}.json"
+    simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, held_out)) for held_out in (False, True))
+    taken_s = {"simulate": simulated_s, "fit": seconds_taken(checkpoint), "export": monotonic() - begun}
+    replace(spec, wall_time_min={name: _minutes(seconds) for name, seconds in taken_s.items() if seconds}).write(path)
+    print(f"{path}: threshold {spec.threshold:g}")
 
 
 def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -208,7 +217,7 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
     from training.report import make_folder, write_report
 
-    model = options.model or folder / "export" / f"{recipe.spec.name}.json"
+    begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
     report = options.report or folder / "report"
     seed = recipe.seed + HELD_OUT_SEED
     specimens = _read(recipe, folder, held_out=True)
@@ -234,7 +243,8 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     spec, figures = ModelSpec.read(model), _figures(table, classes)
     if ramped:
         figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
-    replace(spec, measured={**spec.measured, backend: figures}).write(model)
+    taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
+    replace(spec, measured={**spec.measured, backend: figures}, wall_time_min=taken).write(model)
     for dose, row in table.items():
         print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -55,16 +56,26 @@ def simulate(
     with store.alone():
         store.begin(count)
         missing = store.missing(count)
-        results, there = workers.each(specimens.specimen, missing), count - len(missing)
+        begun, there = monotonic(), count - len(missing)
+        results = workers.each(specimens.specimen, missing)
         progress(there)
-        for done, (k, specimen) in enumerate(results, there + 1):
-            store.save(k, specimen)
-            progress(done)
+        try:
+            for done, (k, specimen) in enumerate(results, there + 1):
+                store.save(k, specimen)
+                progress(done)
+        finally:
+            if missing:
+                store.add_seconds(monotonic() - begun)
 
 
 def read_specimens(specimens: SpecimenSet, folder: Path) -> list[Specimen]:
     """Those that were last asked for, in order."""
     return WaveStore(folder, specimens.made_of).read()
+
+
+def seconds_taken(specimens: SpecimenSet, folder: Path) -> float:
+    """To simulate them, interruptions left out."""
+    return WaveStore(folder, specimens.made_of).seconds
 
 
 def _listed(value: Any) -> Any:

@@ -96,6 +96,23 @@ class WaveStore:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
+    def add_seconds(self, seconds: float) -> None:
+        """So much longer it has taken to fill it."""
+        import zarr
+
+        with self._writing():
+            zarr.open_group(self.folder, mode="r+").update_attributes({"seconds": self.seconds + seconds})
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken to fill it, interruptions left out; 0 where nobody counted."""
+        import zarr
+
+        try:
+            return float(zarr.open_group(self.folder, mode="r").attrs.asdict().get("seconds", 0.0))
+        except (OSError, ValueError, TypeError):
+            return 0.0
+
     def read(self) -> list[Specimen]:
         """The specimens last asked for, in order; FileError where some are missing or damaged."""
         if not (self.folder / "zarr.json").exists():

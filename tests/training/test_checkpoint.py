@@ -31,7 +31,7 @@ def test_what_was_saved_comes_back(path: Path) -> None:
     ("all_steps", "said"), [(42, "fit: 42 steps"), (40, "fit: 42 steps"), (100, "42 of 100 steps")]
 )
 def test_a_fit_that_is_not_at_its_end_says_so(path: Path, all_steps: int, said: str) -> None:
-    assert describe_fit(path, all_steps).removesuffix(", 10 minutes").endswith(said)
+    assert describe_fit(path, all_steps).endswith(said)
 
 
 @pytest.mark.parametrize(

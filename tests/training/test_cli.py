@@ -95,6 +95,11 @@ class TestEndToEnd:
             assert row["frames"] + row["undecidable"] == 1
         assert "NaN" not in (folder / "export" / "tiny.json").read_text()
 
+    def test_the_card_says_how_long_it_took(self, folder: Path) -> None:
+        taken = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
+        assert list(taken) == ["simulate", "fit", "export", "evaluate"]
+        assert 0 < sum(taken.values()) < 30
+
     def test_an_unfinished_fit_is_told_of_and_noted(
         self,
         folder: Path,

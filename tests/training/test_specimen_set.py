@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine import FileError
 from tests.training.specimens import CALM, VOLTAGE_KV
 from training import specimen_set
 from training.recipes import RECIPES
-from training.specimen_set import SpecimenSet, read_specimens, simulate
+from training.specimen_set import SpecimenSet, read_specimens, seconds_taken, simulate
 from training.structures.own import OwnRanges
 from training.structures.structure import Sites, Structure
 from training.wave_store import WaveStore
@@ -50,8 +51,10 @@ class Simulated:
         simulate(specimens, self.folder, count, Workers(), self.done.append)
 
     def files(self) -> dict[str, bytes]:
+        """All that is in the store, but how long it took."""
         paths = (path for path in self.folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+        files = {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+        return {name: re.sub(rb'"seconds": [\d.e-]+', b"", held) for name, held in files.items()}
 
     def _wave(
         self, atoms: NDArray[np.float64], cell_A: tuple[float, float], voltage_kV: float, numbers: NDArray[np.uint8]
@@ -145,6 +148,18 @@ def test_a_full_disk_ends_it_in_one_line(simulated: Simulated, monkeypatch: pyte
         simulated.run(4)
     monkeypatch.undo()
     assert WaveStore(simulated.folder, FOUR.made_of).missing(4) == [2, 3]
+
+
+def test_how_long_it_took_adds_up(simulated: Simulated) -> None:
+    taken = []
+    for count in (2, 4, 4):
+        simulated.run(count)
+        taken.append(seconds_taken(FOUR, simulated.folder))
+    assert 0 < taken[0] < taken[1] == taken[2]
+
+
+def test_nobody_counted_where_there_is_nothing(tmp_path: Path) -> None:
+    assert seconds_taken(FOUR, tmp_path / "waves.zarr") == 0
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_a_frame_of_512_at_a_tenth_of_an_angstrom_takes_few_operations(name: str
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(frames)
     assert 4e9 < counter.get_total_flops() < 8.5e9
+
+
+@pytest.mark.parametrize("name", ["graphene", "mos2", "gold"])
+def test_the_quick_recipe_makes_the_same_network_of_a_name_of_its_own(name: str) -> None:
+    recipe, quick = RECIPES[name](), RECIPES[f"{name}-quick"]()
+    assert quick.spec == replace(recipe.spec, name=f"{name}-quick", notes="verified on simulation only")
+    assert (quick.images, quick.structures, quick.widths) == (recipe.images, recipe.structures, recipe.widths)
+    assert quick.specimens < recipe.specimens
+    assert quick.calm_steps < quick.all_steps < recipe.all_steps
 
 
 @pytest.mark.parametrize("path", sorted(find_spec("graphene").parent.iterdir()), ids=lambda path: path.name)
