@@ -65,6 +65,11 @@ def steps_done(checkpoint: Path) -> int:
     return int(load_checkpoint(checkpoint, mmap=True)["step"])
 
 
+def begun_with(checkpoint: Path) -> str:
+    """The model whose weights the fit began with; empty: with none."""
+    return str(load_checkpoint(checkpoint, mmap=True).get("start", ""))
+
+
 def seconds_taken(checkpoint: Path) -> float:
     """By the fit, interruptions left out; 0 where nobody counted."""
     seconds = float(load_checkpoint(checkpoint, mmap=True).get("seconds", math.nan))
@@ -72,9 +77,10 @@ def seconds_taken(checkpoint: Path) -> float:
 
 
 def describe_fit(checkpoint: Path, all_steps: int) -> str:
-    """How many steps the fit took, for the model's card; and of how many, where it is not at its end."""
-    step = steps_done(checkpoint)
-    return f"fit: {step} of {all_steps} steps" if step < all_steps else f"fit: {step} steps"
+    """How many steps the fit took, for the model's card; of how many, if it is not at its end; what it began with."""
+    step, start = steps_done(checkpoint), begun_with(checkpoint)
+    steps = f"fit: {step} of {all_steps} steps" if step < all_steps else f"fit: {step} steps"
+    return f"{steps} from the weights of {start}" if start else steps
 
 
 @contextmanager

@@ -165,9 +165,23 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
-        run(specimens, recipe, folder / "fit", options.workers, shown)
+        run(specimens, recipe, folder / "fit", options.workers, shown, _start(options.start, folder))
     if (folder / "fit" / "losses.jsonl").exists():
         loss_curves(folder / "fit" / "losses.jsonl", folder / "fit" / "losses.png")
+
+
+def _start(model: str | None, folder: Path) -> str:
+    """The model to begin with, by the name or path that its card will say; ConfigError where a fit is there that began
+    otherwise."""
+    from training.checkpoint import begun_with
+
+    checkpoint = folder / "fit" / "checkpoint.pt"
+    if model and checkpoint.exists() and (begun := begun_with(checkpoint)) != model:
+        raise ConfigError(
+            f"Expected a fit that began with {model}, got {checkpoint}, which began with {begun or 'nothing'}: leave "
+            "--start out to go on, or remove it"
+        )
+    return model or ""
 
 
 def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:

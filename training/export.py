@@ -59,7 +59,7 @@ class Exported(nn.Module):
         # The largest square inside the circle of the separation: a wider one would hide atoms across its corners.
         reach = math.floor(spec.separation_A / (spec.stride * spec.sampling_A) / math.sqrt(2))
         self.neighbourhood = nn.MaxPool2d(2 * reach + 1, stride=1, padding=reach)
-        order = _order(head)
+        order = channel_order(head.out_channels)
         is_chance = torch.tensor([channel in (HEAT, COVERED) or channel >= CLASSES for channel in order])
         is_peak = torch.arange(len(order)) == _PEAK
         self.register_buffer("is_chance", is_chance[:, None, None], persistent=False)
@@ -261,14 +261,14 @@ def _from_last_convolution(model: ov.Model) -> list[str]:
     return [op.get_friendly_name() for op in ops[last:]]
 
 
-def _order(head: nn.Conv2d) -> list[int]:
-    """Which raw channel each map is made of."""
-    return [*_ORDER, *range(CLASSES, head.out_channels)]
+def channel_order(channels: int) -> list[int]:
+    """Which of so many raw channels each map is made of."""
+    return [*_ORDER, *range(CLASSES, channels)]
 
 
 def _in_order(head: nn.Conv2d, log_sigma_offset: float) -> nn.Conv2d:
     """The last convolution with its channels in the order of the maps."""
-    order = _order(head)
+    order = channel_order(head.out_channels)
     ordered = nn.Conv2d(head.in_channels, len(order), 1)
     assert head.bias is not None
     assert ordered.bias is not None

@@ -8,21 +8,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from engine.network import cpu_precisions
-from training.checkpoint import load_checkpoint, of_this_network, save_checkpoint
+from training.checkpoint import begun_with, load_checkpoint, of_this_network, save_checkpoint
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.losses import forget_after, log_losses
 from training.recipes.recipe import Recipe
+from training.start import begin_with
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
 CHECKPOINT_S = 180.0
 WARM_UP = 300  # steps
+_START_BATCHES = 8  # that batch normalisations of a model to begin with are set on
 AVERAGE_STEPS = 400  # the weights kept are an exponential average over about this many steps
 
 
@@ -32,15 +35,25 @@ def fit(
     folder: Path,
     workers: int = 1,
     progress: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+    start: str | Path = "",
 ) -> nn.Module:
-    """Train to the recipe's last step and return the averaged network; continues from folder/checkpoint.pt."""
+    """Train to the recipe's last step and return the averaged network; continues from folder/checkpoint.pt.
+
+    A new fit begins with the weights of the model `start`, a shipped name or a spec's path; without one, from nothing.
+    """
     torch.manual_seed(recipe.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda" or "bf16" in cpu_precisions()
-    network = new_network(recipe).to(device, memory_format=torch.channels_last)
+    network, checkpoint = new_network(recipe), folder / "checkpoint.pt"
+    start = begun_with(checkpoint) if checkpoint.exists() else str(start)
+    if start:
+        recipe = recipe.gone_on()
+    if start and not checkpoint.exists():
+        batches = islice(loader(specimens, recipe, 0, 0), _START_BATCHES)
+        begin_with(network, start, torch.cat([frames.flatten(0, 1) for frames, _ in batches]))
+    network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)
-    checkpoint = folder / "checkpoint.pt"
     begun = saved = time.monotonic()
     step = 0
     if checkpoint.exists():
@@ -73,6 +86,7 @@ def fit(
             state = {
                 "step": step,
                 "seconds": saved - begun,  # of the whole fit, interruptions left out
+                "start": start,
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),

@@ -100,6 +100,10 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         *((f"--{name}", settings) for name, settings in OWN.items()),
     ],
     "fit": [
+        (
+            "--start",
+            {"metavar": "MODEL", "help": "begin with the weights of a shipped model or of a spec .json"},
+        ),
         ("--steps", {"type": _at_least(1), "help": "of the first round (the recipe's)"}),
         ("--workers", {"type": _at_least(0), "default": 1, "help": "processes that draw samples, 0: this one (1)"}),
         ("--threads", {"type": _at_least(1), "help": "of the training itself (all cores)"}),

@@ -57,6 +57,10 @@ class Recipe:
             step -= each.steps
         raise IndexError(f"expected a step of the recipe's {self.all_steps}, got one beyond")
 
+    def gone_on(self) -> Recipe:
+        """The same for a network that knows something already: at once all of what is taught, to all of the network."""
+        return replace(self, calm_steps=0, rounds=tuple(replace(each, deeper=True) for each in self.rounds))
+
     def images_at(self, step: int) -> ImageRanges:
         """What the samples of a step are drawn from."""
         taught = self.taught or self.images

@@ -1,0 +1,98 @@
+"""A fit that begins with an exported model: the same answers before its first step, nothing of another network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine import ModelError
+from engine.shipped import list_models
+from training.checkpoint import begun_with, describe_fit, save_checkpoint
+from training.exit_waves import Specimen
+from training.export import write_network
+from training.fit import fit, new_network
+from training.recipes import RECIPES
+from training.recipes.recipe import Recipe, Round
+from training.start import begin_with
+from training.unet import CLASSES, UNet
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(6, 1, 32, 32)).astype(np.float32))
+
+
+def learnt(recipe: Recipe, frames: torch.Tensor) -> UNet:
+    """A network whose every layer differs from a new one's, its batch normalisations too."""
+    torch.manual_seed(3)
+    network = new_network(recipe).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        network(2 * frames)
+    return network.eval()
+
+
+def exported(network: UNet, recipe: Recipe, folder: Path) -> Path:
+    write_network(network, recipe.spec, folder)
+    return folder / f"{recipe.spec.name}.json"
+
+
+def test_it_answers_as_the_model_did(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
+    before = learnt(recipe, frames)
+    network = new_network(recipe)
+    begin_with(network, exported(before, recipe, tmp_path), frames)
+    with torch.no_grad():
+        expected, new = before(frames), new_network(recipe).eval()(frames)
+        untrained = float((new - expected).std())
+        assert network.training
+        assert float((network(frames) - expected).abs().max()) < 0.05 * untrained  # normalised by these frames
+        assert float((network.eval()(frames) - expected).abs().max()) < 0.05 * untrained  # weights were of float16
+
+
+def test_of_other_classes_only_their_head_begins_afresh(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
+    before = learnt(recipe, frames)
+    two = new_network(replace(recipe, spec=replace(recipe.spec, classes=("Sr", "Ti"))))
+    afresh = two.head.weight[CLASSES:].detach().clone()
+    begin_with(two, exported(before, recipe, tmp_path), frames)
+    torch.testing.assert_close(two.head.weight[:CLASSES], before.head.weight, atol=1e-3, rtol=1e-3)
+    assert torch.equal(two.head.weight[CLASSES:], afresh)
+
+
+def test_another_network_is_refused(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
+    model = exported(learnt(recipe, frames), recipe, tmp_path)
+    for other in (
+        replace(recipe, widths=(8, 24)),
+        replace(recipe, depth=(1, 2)),
+        replace(recipe, spec=replace(recipe.spec, channels=3)),
+    ):
+        with pytest.raises(ModelError, match=r"expected a model of this recipe's network, got .*: begin with"):
+            begin_with(new_network(other), model, frames)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_shipped_models_can_be_begun_with(name: str) -> None:
+    recipe = RECIPES[name]()
+    network = new_network(recipe)
+    noise = np.random.default_rng(2).normal(size=(1, recipe.spec.channels, 64, 64))
+    begin_with(network, name, torch.from_numpy(noise.astype(np.float32)))
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_a_fit_goes_on_from_it_and_says_so(
+    recipe: Recipe, specimens: list[Specimen], frames: torch.Tensor, tmp_path: Path
+) -> None:
+    model = exported(learnt(recipe, frames), recipe, tmp_path)
+    still = replace(recipe, rounds=(Round(1, 1e-12, deeper=False),))
+    folder = tmp_path / "fit"
+    folder.mkdir()
+    network = fit(specimens, still, folder, workers=0, start=model)
+    with torch.no_grad():
+        expected, new = learnt(recipe, frames)(frames), new_network(recipe).eval()(frames)
+        assert float((network(frames) - expected).abs().max()) < 0.1 * float((new - expected).std())
+    assert begun_with(folder / "checkpoint.pt") == str(model)
+    assert describe_fit(folder / "checkpoint.pt", 1) == f"fit: 1 steps from the weights of {model}"
