@@ -21,7 +21,7 @@ class Round:
 
 
 LEARN, POLISH = Round(7000, 2e-3), Round(3000, 6e-4, beta=0.0)
-_QUICK_SPECIMENS, _QUICK_ROUNDS = 240, (Round(4500, 2e-3, deeper=False), Round(2500, 8e-4, beta=0.0))
+_QUICK_SPECIMENS, _QUICK_ROUNDS = 240, (Round(4500, 2e-3, deeper=False), Round(1500, 8e-4, beta=0.0))
 
 
 @dataclass(frozen=True, slots=True)
