@@ -78,6 +78,10 @@ class Kind:
     masked: bool
     sampling_A: float
 
+    def __str__(self) -> str:
+        height, width = self.shape[1:]
+        return f"{height} x {width} {self.dtype}{' masked' * self.masked} at {self.sampling_A:g} A/px"
+
     @property
     def item_bytes(self) -> int:
         """Of a pixel as uploaded."""
@@ -172,6 +176,11 @@ class Plan:
         self.free: SimpleQueue[Place] = SimpleQueue()
         for _ in range(PLACES):
             self.free.put(Place(device, kind, count))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its frames is on its way."""
+        return self.free.qsize() == PLACES
 
     @property
     def bound(self) -> bool:
