@@ -24,7 +24,6 @@ from engine.spec import ModelSpec
 from engine.strips import REACH_A, Strip, cut, least_pixels
 
 PLACES = 3  # frames on their way: one is uploaded, one computed, one read
-PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that changes its binning
 
 _LIKELY = 8  # of so many cells one holds a candidate, at most; more are fetched in a second step
 _LEAST_ROWS = 1024

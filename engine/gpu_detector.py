@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.candidates import CANDIDATE, to_atoms
 from engine.detector import Detector
-from engine.device import Device
-from engine.device_plan import PLACES, PLANS, DeviceNetwork, Place, Plan, candidates_in
+from engine.device import KINDS, Device
+from engine.device_plan import PLACES, DeviceNetwork, Place, Plan, candidates_in
 from engine.device_prepare import stage
 from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
@@ -68,7 +68,7 @@ class GpuDetector(Detector):
         network: DeviceNetwork,
         *,
         memory_MB: float = 4096,
-        kinds: int = PLANS,
+        kinds: int = KINDS,
         fallback: Callable[[], Detector] | None = None,
         replaceable: bool = False,
     ) -> None:

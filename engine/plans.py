@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from engine.device import Device, Stream
-from engine.device_plan import PLANS, DeviceNetwork, Kind, Ledger, Place, Plan
+from engine.device import KINDS, Device, Stream
+from engine.device_plan import DeviceNetwork, Kind, Ledger, Place, Plan
 from engine.device_prepare import device_dtype
 from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
@@ -77,7 +77,7 @@ class Plans:
         streams: Sequence[Stream],
         *,
         memory_MB: float,
-        kinds: int = PLANS,
+        kinds: int = KINDS,
         replaceable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

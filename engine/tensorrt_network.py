@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engine.device import Array, Device, Stream
-from engine.device_plan import PLANS
+from engine.device import KINDS, Array, Device, Stream
 from engine.engine_loading import Loading
 from engine.errors import DeviceError, FrameError, ModelError, one_line
 from engine.tensorrt_build import ShapeRange, Size
@@ -55,7 +54,7 @@ class TensorRtNetwork:
         source: EngineSource,
         sizes: ShapeRange,
         *,
-        kinds: int = PLANS,
+        kinds: int = KINDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device, self._source, self._kinds, self._clock = device, source, kinds, clock

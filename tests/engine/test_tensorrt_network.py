@@ -8,7 +8,7 @@ from threading import Timer
 import pytest
 
 from engine import FrameError, ModelError, tensorrt_engine
-from engine.device_plan import PLANS
+from engine.device import KINDS
 from engine.engine_cache import KERNELS
 from engine.engine_loading import cancel_builds
 from engine.errors import DeviceError
@@ -93,7 +93,7 @@ class TestOtherSizes:
         assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
         assert [call[1] for call in fake.calls if call[0] == "build"] == [ANY, exact]
 
-    @pytest.mark.parametrize("kinds", [PLANS, 4])
+    @pytest.mark.parametrize("kinds", [KINDS, 4])
     def test_as_many_large_sizes_are_kept_as_plans(self, fake, kinds):
         """Cameras with frames beyond the first engine would else drive each other's engine out for ever."""
         rtx = replace(fake.source, edition=replace(fake.source.edition, rtx=True))
