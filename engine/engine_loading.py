@@ -13,6 +13,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
+_POLL_S = 0.1
 _SILENT_S = 1.0
 _EXIT_S = 300.0  # one step may be the timing of all kernels, which takes as long as nearly the whole build
 _INTERRUPTED = 130
@@ -53,11 +54,12 @@ class Loading(Generic[_Engine]):
             Somebody cancelled it, or interrupts the wait, which cancels it.
         """
         try:
-            self.join()
+            while self._wanted and not self._over.wait(_POLL_S):
+                pass
         except BaseException:
             self.cancel()
             raise
-        if not self._wanted:
+        if not self._wanted:  # whether or not it is over: its end is waited for at the end of the process
             raise KeyboardInterrupt
         if self.engine is None:
             raise self.error or RuntimeError("Expected an engine or an error, got neither: report it")

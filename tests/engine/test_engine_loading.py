@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from threading import Event
+from threading import Event, Timer
 
 import pytest
 
@@ -85,10 +85,12 @@ def test_an_error_is_who_waits_for_its(error):
 def test_whoever_waits_for_a_build_that_is_cancelled_is_interrupted(step):
     """An error would be taken for a missing TensorRT, and torch or the CPU loaded in its place."""
     loading = Loading(stubborn(step))
-    cancel_builds()
-    step.set()
+    timer = Timer(0.05, cancel_builds)
+    timer.start()
     with pytest.raises(KeyboardInterrupt):
         loading.result()
+    assert not loading.is_over  # nor is who waits kept for the step
+    timer.join()
 
 
 def test_an_interruption_is_not_kept_waiting_for_the_step(step):
