@@ -120,6 +120,7 @@ def test_the_end_of_the_process_waits_and_says_what_for(step, monkeypatch, caplo
     assert "for TensorRT, which ends the build of an engine between two steps only" in caplog.text
     assert not loading.is_over  # not for ever
     caplog.clear()
+    monkeypatch.setattr(engine_loading, "_SILENT_S", 60.0)
     step.set()
     engine_loading._end_builds()
     assert loading.is_over
