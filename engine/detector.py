@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.atoms import Atoms
 from engine.bonds import allowed
-from engine.device import UNREADABLE, unreadable
+from engine.device import KINDS, UNREADABLE, unreadable
 from engine.errors import FileError, FrameError, ModelError
 from engine.frame import Frame
 from engine.network import Maps, Network, OpenVinoNetwork, cpu_precisions, map_count
@@ -40,7 +40,7 @@ def load_detector(
     at_once: int = 1,
     device: str | None = None,
     memory_MB: float = 4096,
-    kinds: int = 2,
+    kinds: int = KINDS,
 ) -> Detector:
     """Load a shipped model by name, or one of your own by the path of its spec.
 
@@ -74,16 +74,16 @@ def load_detector(
     device = _choose_device(device, backend)
     path = find_spec(model)
     spec = ModelSpec.read(path)
-    if device == "cpu":
+
+    def on_cpu(precision: str = "auto") -> Detector:
         return _load_on_cpu(spec, path.parent, precision, threads, at_once)
+
+    if device == "cpu":
+        return on_cpu(precision)
     from engine.gpu import load_on_gpu
     from engine.gpu_probe import load_driver
 
-    def on_cpu() -> Detector:
-        return _load_on_cpu(spec, path.parent, "auto", threads, at_once)
-
     try:
-        fallback = None if device == "cuda" else on_cpu
         loaded = load_on_gpu(
             spec,
             path.parent,
@@ -91,18 +91,18 @@ def load_detector(
             precision=precision,
             memory_MB=memory_MB,
             kinds=kinds,
-            fallback=fallback,
+            fallback=None if device == "cuda" else on_cpu,
             every=device == "cuda:all",
         )
-        if device == "auto":
-            _LOG.info("Computing with %s: device is auto, and all that this GPU needs is there", loaded.backend)
-        return loaded
     except (ModelError, FileError, FrameError) as error:  # no home for engines; not even memory for a context
         if device != "auto":
             raise
         # Where nobody has a driver nobody expects a GPU: that is said by `doctor`, not at every start.
         _LOG.log(logging.DEBUG if load_driver() is None else logging.INFO, "Computing on the CPU. %s", error)
-        return _load_on_cpu(spec, path.parent, precision, threads, at_once)
+        return on_cpu(precision)
+    if device == "auto":
+        _LOG.info("Computing with %s: device is auto, and all that this GPU needs is there", loaded.backend)
+    return loaded
 
 
 class Detector:

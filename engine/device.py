@@ -19,6 +19,7 @@ Array = Any  # of the device
 Stream = Any
 Event = Any
 
+KINDS = 2  # of frames that a device keeps ready unless told: two cameras, or one that changes its binning
 THREADS = 256  # of a block
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy

@@ -24,7 +24,6 @@ from engine.spec import ModelSpec
 from engine.strips import REACH_A, Strip, cut, least_pixels
 
 PLACES = 3  # frames on their way: one is uploaded, one computed, one read
-PLANS = 2  # kinds of frames that are kept ready: two cameras, or one that changes its binning
 
 _LIKELY = 8  # of so many cells one holds a candidate, at most; more are fetched in a second step
 _LEAST_ROWS = 1024
@@ -77,6 +76,10 @@ class Kind:
     dtype: str
     masked: bool
     sampling_A: float
+
+    def __str__(self) -> str:
+        height, width = self.shape[1:]
+        return f"{height} x {width} {self.dtype}{' masked' * self.masked} at {self.sampling_A:g} A/px"
 
     @property
     def item_bytes(self) -> int:
@@ -172,6 +175,11 @@ class Plan:
         self.free: SimpleQueue[Place] = SimpleQueue()
         for _ in range(PLACES):
             self.free.put(Place(device, kind, count))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its frames is on its way."""
+        return self.free.qsize() == PLACES
 
     @property
     def bound(self) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engine.cupy_device import CupyDevice
 from engine.detector import Detector
-from engine.device import Device
-from engine.device_plan import PLANS, DeviceNetwork
+from engine.device import KINDS, Device
+from engine.device_plan import DeviceNetwork
 from engine.engine_cache import EngineCache
 from engine.errors import FileError, ModelError
 from engine.gpu_detector import GpuDetector
@@ -37,7 +37,7 @@ def load_on_gpu(
     backend: str = "auto",
     precision: str = "auto",
     memory_MB: float = 4096,
-    kinds: int = PLANS,
+    kinds: int = KINDS,
     fallback: Callable[[], Detector] | None = None,
     every: bool = False,
 ) -> Detector:
@@ -127,7 +127,7 @@ def open_network(
     network: bytes,
     precision: str,
     memory_MB: float,
-    kinds: int = PLANS,
+    kinds: int = KINDS,
 ) -> DeviceNetwork:
     """With TensorRT, or with torch where that is asked for or there is no other."""
     missing = None
@@ -170,7 +170,7 @@ def open_tensorrt(
     network: bytes,
     precision: str,
     memory_MB: float,
-    kinds: int = PLANS,
+    kinds: int = KINDS,
     cache: EngineCache | None = None,
 ) -> DeviceNetwork:
     """The network as an engine of the installed TensorRT, from the cache or built now."""

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from engine.atoms import Atoms
 from engine.candidates import CANDIDATE, to_atoms
 from engine.detector import Detector
-from engine.device import Device
-from engine.device_plan import PLACES, PLANS, DeviceNetwork, Place, candidates_in
+from engine.device import KINDS, Device
+from engine.device_plan import PLACES, DeviceNetwork, Place, Plan, candidates_in
 from engine.device_prepare import stage
 from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
@@ -68,7 +68,7 @@ class GpuDetector(Detector):
         network: DeviceNetwork,
         *,
         memory_MB: float = 4096,
-        kinds: int = PLANS,
+        kinds: int = KINDS,
         fallback: Callable[[], Detector] | None = None,
         replaceable: bool = False,
     ) -> None:
@@ -139,15 +139,12 @@ class GpuDetector(Detector):
                 if not plan.bound:
                     self._device_network.ready(plan.strip_size)
                 self._device.wait(self._computes, place.uploaded)
-                plan.run(self._computes, place)
+                while not self._run(plan, place):
+                    pass
                 self._device.record(place.done, self._computes)
         except DeviceError as error:
             self._take_over(error)
             raise FrameError("internal", f"{error}; the CPU takes over") from None
-        except FrameError as error:
-            with suppress(DeviceError), self._order:  # the next frame finds it lost
-                self._plans.shrink(error, plan)
-            raise
         return DeviceMaps(plan.maps[0], prepared.ticket)
 
     def locate(self, frame: Frame, prepared: Prepared, maps: Maps) -> Atoms:
@@ -215,6 +212,16 @@ class GpuDetector(Detector):
             if place.mask_host is not None:
                 self._device.upload(self._uploads, place.mask, place.mask_host)
             self._device.record(place.uploaded, self._uploads)
+
+    def _run(self, plan: Plan, place: Place) -> bool:
+        """Whether a frame was put into the stream; where not, memory was freed for it since."""
+        try:
+            plan.run(self._computes, place)
+        except FrameError as error:
+            if not self._plans.make_room(error, plan):
+                raise self._plans.explained(error, plan.kind) from None
+            return False  # tried again by the caller: as long as the error is at hand it holds what was taken
+        return True
 
     def _found(self, place: Place) -> NDArray[Any]:
         """The candidates of a place that is done."""

@@ -9,13 +9,13 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
-from engine.device import Device, Stream
-from engine.device_plan import PLANS, DeviceNetwork, Kind, Ledger, Place, Plan
+from engine.device import KINDS, Device, Stream
+from engine.device_plan import DeviceNetwork, Kind, Ledger, Place, Plan
 from engine.device_prepare import device_dtype
 from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
 from engine.frame import Frame
@@ -23,7 +23,7 @@ from engine.prepare import network_shape
 from engine.spec import ModelSpec
 
 _BYTES_PER_PIXEL = 64  # of activations, a network pixel
-_MOMENT_S, _AGAIN_S = 10.0, 600.0  # kinds within a moment take turns: where they are in each other's way it is told
+_MOMENT_S, _AGAIN_S = 10.0, 600.0  # more kinds than are kept that come within a moment: told, and when again
 _LOG = logging.getLogger("atomstream")
 
 
@@ -77,7 +77,7 @@ class Plans:
         streams: Sequence[Stream],
         *,
         memory_MB: float,
-        kinds: int = PLANS,
+        kinds: int = KINDS,
         replaceable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,8 +87,8 @@ class Plans:
         self.most_pixels = self._budget_pixels  # of a strip; halved where memory runs out
         self.kept: OrderedDict[Kind, Plan] = OrderedDict()
         self._dropped: set[Plan] = set()  # of frames that nobody waited for, until the device is waited for
-        # When frames for them came last; beside those that are kept, those that a frame on its way still holds.
-        self._alive: WeakKeyDictionary[Plan, float] = WeakKeyDictionary()
+        # Beside those that are kept, those that a frame on its way still holds.
+        self._alive: WeakSet[Plan] = WeakSet()
         self._evicted_s = self._told_s = self._freed_s = -math.inf
 
     def of(self, frame: Frame) -> Plan:
@@ -101,23 +101,36 @@ class Plans:
         if plan is None:
             if len(self.kept) >= self._kinds:
                 self._note_eviction(kind)
-                self.free(left=self._kinds - 1)
+                self.free([next(iter(self.kept))])
             plan = self.kept[kind] = self._make(kind)
+            self._alive.add(plan)
         self.kept.move_to_end(kind)
-        self._alive[plan] = self._clock()
         return plan
 
     def ticket(self, plan: Plan) -> Ticket:
         """A place for a frame; waits where all are taken, so without a lock around it."""
         return Ticket(plan, self._dropped)
 
-    def shrink(self, error: FrameError, plan: Plan) -> bool:
-        """After a frame that found no memory: strips of half the size from the next on, if they can be lower."""
+    def make_room(self, error: FrameError, plan: Plan) -> bool:
+        """After a frame that found no memory to run in: whether it can be tried again now.
+
+        Strips of half the size, from the next frame on, while they can be lower; then what is kept for other kinds is
+        freed for this one.
+        """
+        return error.reason == "no_memory" and not self._shrink(plan) and self._free_others(plan.kind)
+
+    def explained(self, error: FrameError, kind: Kind) -> FrameError:
+        """A new error, which holds nothing of the frame; it names the others that have the memory there was none of."""
+        others = sorted({str(plan.kind) for plan in self._alive if plan.kind != kind})
+        if error.reason != "no_memory" or not others:
+            return FrameError(error.reason, str(error))
+        said = f"no room for {kind} beside {' and '.join(others)}"
+        return FrameError("no_memory", f"GPU expects free memory, got {said}: {self._remedy}")
+
+    def _shrink(self, plan: Plan) -> bool:
+        """Whether strips can be lower than those of a plan: they are from the next frame on."""
         ran = math.prod(plan.strip_size)
-        if error.reason != "no_memory":
-            return False
         if ran <= plan.least_pixels:
-            self._free_idle()
             return False
         if ran // 2 < self.most_pixels:  # else another frame that ran in as large ones was here first
             self.most_pixels = ran // 2
@@ -125,26 +138,36 @@ class Plans:
             _LOG.warning("Out of GPU memory: strips of about %d network pixels from now on", self.most_pixels)
         return True
 
-    def free(self, left: int = 0) -> None:
-        """Let go of all but the `left` that ran last, once nothing runs on them; what that frees is the driver's."""
+    def free(self, kinds: Collection[Kind] | None = None) -> None:
+        """Let go of what is kept for these kinds, or all, once nothing runs on it; what that frees is the driver's."""
         try:
             self._finish()
         finally:  # on a device that is lost nothing runs any more
-            while len(self.kept) > left:
-                self.kept.popitem(last=False)
+            for kind in list(self.kept) if kinds is None else kinds:
+                del self.kept[kind]
             self._dropped.clear()
         self._device.trim()
 
-    def _free_idle(self) -> None:
-        """Let go of what may be in a frame's way; not of what frames take turns on: each would wait for the GPU."""
+    def _free_others(self, wanting: Kind) -> bool:
+        """Whether memory was freed for a kind: what is kept for others, where none of their frames is on its way.
+
+        To give up what a frame on its way holds would free nothing: the next of its kind would find no room either.
+        """
+        idle = [kind for kind, plan in self.kept.items() if kind != wanting and plan.is_idle]
+        if not idle and not self._dropped:
+            return False
         now_s = self._clock()
-        busy = sum(now_s - self._alive[plan] < _MOMENT_S for plan in self.kept.values())
-        if busy == len(self.kept):
-            return
-        if now_s - self._freed_s > _AGAIN_S:
+        if idle and now_s - self._freed_s > _AGAIN_S:
             self._freed_s = now_s
-            _LOG.warning("Out of GPU memory: what is kept for %d other kinds of frames is freed", len(self.kept) - busy)
-        self.free(left=busy)
+            _LOG.warning(
+                "Out of GPU memory: the buffers of %s are freed for %s; where they take turns each change waits for "
+                "the whole GPU: %s",
+                " and ".join(map(str, idle)),
+                wanting,
+                self._remedy,
+            )
+        self.free(idle)
+        return True
 
     def _finish(self) -> None:
         """Wait for all that was enqueued: it may be at work on buffers that are to be freed."""
@@ -159,8 +182,7 @@ class Plans:
             return self._plan(self._device, kind)
         except FrameError as error:
             failed = error.with_traceback(None)  # which would hold on to the buffers that were made
-        if self.kept or self._dropped:
-            self.free()  # the buffers of other frames may be what is in the way
+        if self._free_others(kind):
             try:
                 return self._plan(self._device, kind)
             except FrameError as error:
@@ -173,16 +195,20 @@ class Plans:
     def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
         """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
         if failed.reason != "no_memory" or self._alive:  # a frame on its way holds buffers: it is over in a moment
-            return failed
+            return self.explained(failed, kind)
         ledger, said, lower = Ledger(), str(failed), False
         with suppress(FrameError):  # strips that cannot be cut: that is what failed
             plan = self._plan(ledger, kind)
             said = (
-                f"GPU expects {ledger.bytes / 1e6:.0f} MB for buffers of {kind.shape[1]} x {kind.shape[2]} frames "
+                f"GPU expects {ledger.bytes / 1e6:.0f} MB for buffers of {kind}, "
                 f"with a limit of {self._memory_MB:g} MB, got {one_line(failed)}; or raise the limit"
             )
-            lower = self.shrink(failed, plan)
+            lower = self._shrink(plan)
         return FrameError("no_memory", said) if lower or not self._replaceable else DeviceError(said)
+
+    @property
+    def _remedy(self) -> str:
+        return f"allow more than {self._memory_MB:g} MB, bin, or send fewer shapes, types and samplings"
 
     def _note_eviction(self, kind: Kind) -> None:
         """Say so where kinds of frames push each other out all the time: each frame then waits for the whole GPU."""
@@ -192,9 +218,8 @@ class Plans:
         if often and now_s - self._told_s > _AGAIN_S:
             self._told_s = now_s
             _LOG.warning(
-                "GPU expects frames of at most %d kinds in turn, got another of %d x %d %s: each change of kind waits "
-                "for the whole GPU; send fewer shapes, types and samplings, or run one serve for each",
+                "GPU expects frames of at most %d kinds in turn, got another of %s: each change of kind waits for the "
+                "whole GPU; send fewer shapes, types and samplings, or run one serve for each",
                 self._kinds,
-                *kind.shape[1:],
-                kind.dtype,
+                kind,
             )

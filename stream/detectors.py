@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from engine.detector import Detector, load_detector
+from engine.device import KINDS
 from stream.config import ServeConfig, telling
 
 _ON_CPU = "openvino"
@@ -21,7 +22,7 @@ def load_detectors(configs: Sequence[ServeConfig]) -> Iterator[list[Detector]]:
     with ExitStack() as stack:
         shared: dict[tuple[str | float, ...], Detector] = {}
         detectors = []
-        kinds = max(2, len(configs))  # of frames: each source has its own, and two where its camera changes its binning
+        kinds = max(KINDS, len(configs))  # of frames: each source has its own
         for config in configs:
             key = (config.model, config.backend, config.precision, config.device, config.memory_MB)
             with telling(config, len(configs)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -34,10 +34,15 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """What Ctrl-C and SIGTERM set: however often they come, the end stays a clean one."""
+def stop_on_signals(also: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+    """What Ctrl-C and SIGTERM set: however often they come, the end stays a clean one. `also` is called then."""
     stop = Stop()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def tell(*_: object) -> None:
+        stop.set()
+        also()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -28,6 +28,67 @@ def scarce(cuda_on_cpu, monkeypatch):
     return let
 
 
+class TestKindsWithoutRoomTogether:
+    """Two cameras, or one that changes its binning, and memory for one of them at a time."""
+
+    @pytest.fixture(params=["buffers", "what the network works in"])
+    def alternating(self, request, make, tiny_model, draw_frame, scarce, monkeypatch):
+        """A detector, and frames of two kinds."""
+        detector, works_in = make(tiny_model), []
+        if request.param == "buffers":
+            scarce(lambda: len(detector._plans._alive) > 0)
+        else:
+            bind = detector._device_network.bind
+
+            def bind_alone(stream, pixels, maps):
+                if any(enqueue() for enqueue in works_in):
+                    raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                enqueue = bind(stream, pixels, maps)
+                works_in.append(weakref.ref(enqueue))
+                return enqueue
+
+            monkeypatch.setattr(detector._device_network, "bind", bind_alone)
+        return detector, [some_frame(draw_frame), some_frame(draw_frame, (48, 48))]
+
+    def test_they_take_turns_and_are_all_answered(self, alternating, reference, caplog):
+        detector, frames = alternating
+        for frame in frames * 3:
+            expect_same_atoms(detector, reference, frame)
+        (told,) = caplog.messages
+        assert "buffers of 96 x 112 float32 at 0.2 A/px are freed for 48 x 48 float32 at 0.2 A/px" in told
+        assert "allow more than 4096 MB" in told
+
+    def test_frames_on_their_way_keep_theirs_and_the_other_says_what_it_waits_for(
+        self, alternating, reference, cuda_on_cpu
+    ):
+        """Else the frames that follow would find no room either, beside those on their way."""
+        detector, frames = alternating
+        detector.detect(frames[0])
+        prepared = detector.prepare(frames[0])
+        maps = detector.infer(prepared)
+        for _ in range(2):
+            with pytest.raises(
+                FrameError, match=r"got no room for 48 x 48 .* beside 96 x 112 .*: allow more than 4096 MB"
+            ) as caught:
+                detector.detect(frames[1])
+            assert caught.value.reason == "no_memory"
+        cuda_on_cpu.log.clear()
+        detector.detect(frames[0])
+        assert "zeros" not in [entry[0] for entry in cuda_on_cpu.log]
+        assert len(detector.locate(frames[0], prepared, maps)) > 0
+        del prepared, maps, caught
+        expect_same_atoms(detector, reference, frames[1])
+
+    def test_it_is_told_now_and_then(self, alternating, caplog):
+        detector, frames = alternating
+        now_s = [0.0]
+        detector._plans._clock = lambda: now_s[0]
+        for now_s[0] in (0.0, 500.0, 1200.0):
+            for frame in frames:
+                detector.detect(frame)
+        assert caplog.text.count("Out of GPU memory") == 2
+
+
 class TestTrouble:
     def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
         def full(stream):
@@ -61,42 +122,6 @@ class TestTrouble:
         for frame in frames:
             assert len(detector.detect(frame)) > 10
 
-    @pytest.fixture
-    def alternating(self, make, tiny_model, draw_frame):
-        """A detector, two kinds of frames that have room one at a time, and the time."""
-
-        def beside_another(stream):
-            if len(detector._plans.kept) > 1:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
-
-        detector, now = make(tiny_model, beside_another), [100.0]
-        detector._plans._clock = lambda: now[0]
-        return detector, [some_frame(draw_frame), some_frame(draw_frame, (48, 48))], now
-
-    def test_where_no_strip_can_be_lower_what_ran_long_ago_is_freed(self, alternating, caplog):
-        detector, frames, now = alternating
-        for _ in range(3):
-            detector.detect(frames[0])
-            now[0] += 10.0
-            with pytest.raises(FrameError, match="got none: free some"):
-                detector.detect(frames[1])
-            assert len(detector.detect(frames[1])) > 0
-            detector._plans.free()
-        assert caplog.text.count("what is kept for 1 other kinds of frames is freed") == 1
-
-    def test_kinds_that_take_turns_do_not_free_each_other(self, alternating, cuda_on_cpu):
-        """Else each frame would wait for the whole GPU, and none of either kind would be answered."""
-        detector, frames, now = alternating
-        detector.detect(frames[0])
-        plans = []
-        for frame in [*frames[1:], *frames * 3]:
-            now[0] += 4.0
-            with pytest.raises(FrameError, match="got none: free some"):
-                detector.detect(frame)
-            plans.append(list(detector._plans.kept.values()))
-            assert len(plans[-1]) == 2
-        assert all({*kept} == {*plans[0]} for kept in plans)
-
     def test_frames_on_their_way_in_as_large_strips_halve_them_once(
         self, make, tiny_model, draw_frame, cuda_on_cpu, caplog
     ):
@@ -124,15 +149,15 @@ class TestTrouble:
         plan = weakref.ref(prepared.ticket.plan)
         scarce(lambda: plan() is not None)
         for _ in range(2):
-            with pytest.raises(FrameError, match="got none: free some") as caught:
+            with pytest.raises(FrameError, match=r"no room for 1500 x 48 .* beside 96 x 112") as caught:
                 detector.detect(frames[1])
             assert caught.value.reason == "no_memory"
         assert detector._plans.most_pixels == before
         assert len(detector.locate(frames[0], prepared, maps)) > 0
         del prepared, maps
+        assert not caplog.records
         assert len(detector.detect(frames[1])) > 100
         assert set(detector._device_network.sizes) == {(96, 112), (1504, 48)}
-        assert not caplog.records
 
     def test_buffers_that_find_no_memory_shrink_the_strips_too(self, make, tiny_model, draw_frame, scarce):
         """The frame is told how much it takes."""

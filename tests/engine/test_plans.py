@@ -5,7 +5,7 @@ import weakref
 import pytest
 
 from engine import FrameError
-from engine.device_plan import PLANS
+from engine.device import KINDS
 from tests.engine.host_network import some_frame
 
 
@@ -52,16 +52,16 @@ def test_kinds_that_push_each_other_out_are_told_of_now_and_then(make, tiny_mode
 @pytest.mark.parametrize("what", ["shrink", "another kind", "close"])
 def test_buffers_are_freed_once_nothing_runs_on_them(make, tiny_model, draw_frame, cuda_on_cpu, what):
     detector = make(tiny_model)
-    frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 1)]
-    for frame in frames[:PLANS]:
+    frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(KINDS + 1)]
+    for frame in frames[:KINDS]:
         detector.infer(detector.prepare(frame))  # and its atoms are never asked for
     plan = next(iter(detector._plans.kept.values()))
     cuda_on_cpu.log.clear()
     if what == "shrink":
         plan.least_pixels = 0
-        detector._plans.shrink(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
+        detector._plans.make_room(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
     elif what == "another kind":
-        detector.prepare(frames[PLANS])
+        detector.prepare(frames[KINDS])
     else:
         detector.close()
     assert plan not in detector._plans.kept.values()
@@ -75,10 +75,10 @@ def test_buffers_of_a_frame_that_was_dropped_are_freed_once_nothing_runs_on_them
 ):
     """Its plan was given up when the device was last waited for; then the frame was computed, and nobody waited."""
     detector = make(tiny_model)
-    frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(PLANS + 2)]
+    frames = [some_frame(draw_frame, (96, 96 + 16 * k)) for k in range(KINDS + 2)]
     prepared = detector.prepare(frames[0])
     plan = weakref.ref(prepared.ticket.plan)
-    for frame in frames[1 : PLANS + 1]:
+    for frame in frames[1 : KINDS + 1]:
         detector.detect(frame)
     assert plan() not in detector._plans.kept.values()
     maps = detector.infer(prepared)

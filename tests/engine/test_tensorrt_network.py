@@ -1,47 +1,22 @@
 """Engines as a stand-in runs them: cached, built for other sizes beside the stream; one is built for real."""
 
-import subprocess
-import sys
 import time
 import weakref
 from dataclasses import replace
-from threading import Event
+from threading import Timer
 
 import pytest
 
-from engine import FrameError, ModelError, tensorrt_engine, tensorrt_network
-from engine.device_plan import PLANS
+from engine import FrameError, ModelError, tensorrt_engine
+from engine.device import KINDS
 from engine.engine_cache import KERNELS
+from engine.engine_loading import cancel_builds
 from engine.errors import DeviceError
 from engine.tensorrt_build import ShapeRange
 from engine.tensorrt_engine import EngineSource
 from engine.tensorrt_network import TensorRtNetwork
 from tests.conftest import TINY, tiny_network
 from tests.engine.fake_tensorrt import ANY, EXACT, arrays
-
-ENDING = """
-import sys, time
-from types import SimpleNamespace
-from engine import FrameError, tensorrt_network
-from engine.shipped import find_spec
-from engine.tensorrt_build import ShapeRange, build
-from engine.tensorrt_module import find_tensorrt
-
-def load(device, source, sizes, wanted=None):
-    while wanted is not None:  # one build after the other
-        build(source.edition, onnx, sizes, channels=1, maps=6, wanted=wanted)
-    return SimpleNamespace(try_once=lambda: None, sizes=sizes)
-
-onnx = find_spec("graphene").with_suffix(".onnx").read_bytes()
-tensorrt_network.load_engine = load
-source = SimpleNamespace(edition=find_tensorrt(), precision="f32")
-network = tensorrt_network.TensorRtNetwork(None, source, ShapeRange((16, 16), (16, 16), (16, 16)))
-try:
-    network.ready((512, 512))
-except FrameError:
-    time.sleep(0.5)
-    sys.exit(3)
-"""
 
 
 def made(calls):
@@ -110,7 +85,7 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="an engine for 512 x 256 network pixels, got none yet") as caught:
             network.ready((512, 256))
         assert caught.value.reason == "no_engine"
-        network._building.join()
+        network.finish()
         network.ready((512, 256))
         network.bind(3, *arrays(512, 256))(3)
         network.ready((64, 64))  # the first engine stays
@@ -118,7 +93,7 @@ class TestOtherSizes:
         assert fake.source.cache.load(fake.source.key(exact)) is not None  # for the next start too
         assert [call[1] for call in fake.calls if call[0] == "build"] == [ANY, exact]
 
-    @pytest.mark.parametrize("kinds", [PLANS, 4])
+    @pytest.mark.parametrize("kinds", [KINDS, 4])
     def test_as_many_large_sizes_are_kept_as_plans(self, fake, kinds):
         """Cameras with frames beyond the first engine would else drive each other's engine out for ever."""
         rtx = replace(fake.source, edition=replace(fake.source.edition, rtx=True))
@@ -140,7 +115,7 @@ class TestOtherSizes:
         with pytest.raises(FrameError, match="none yet"):
             network.ready((128, 128))
         network.finish()
-        built = weakref.ref(network._built[0])
+        built = weakref.ref(network._building[1].engine)
         network.close()
         assert built() is None
 
@@ -180,42 +155,24 @@ class TestOtherSizes:
         with pytest.raises(ModelError, match="call ready first"):
             network.bind(3, *arrays(128, 128))
 
-    @pytest.fixture
-    def building(self, fake, held):
-        """A network with a build under way."""
+    def test_closing_ends_the_build(self, fake, held):
         network = TensorRtNetwork(fake.device, fake.source, EXACT)
         held()
         with pytest.raises(FrameError):
             network.ready((128, 128))
-        return network
-
-    def test_closing_ends_the_build(self, building):
-        building.close()
-        assert not building._building.is_alive()
-        assert "BuildCanceled" in building._refused[128, 128].reason
-
-    def test_so_does_the_end_of_the_process_where_nobody_closed(self, building):
-        """TensorRT calls our logger from the build: in an interpreter that ends that aborts the process."""
-        tensorrt_network._end_builds()
-        assert not building._building.is_alive()
-
-    def test_a_process_ends_as_it_wants_to_with_a_build_under_way(self, edition):
-        """For real: without the wait TensorRT for RTX takes most such processes down."""
-        ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60)
-        assert (ended.returncode, ended.stderr) == (3, "")
-
-    def test_a_step_that_takes_long_is_not_waited_for(self, fake, monkeypatch, caplog):
-        step = Event()
-        network = TensorRtNetwork(fake.device, fake.source, EXACT)
-        monkeypatch.setattr(tensorrt_engine, "build", lambda *_, **__: step.wait(30))
-        monkeypatch.setattr(tensorrt_network, "_CLOSE_S", 0.01)
-        with pytest.raises(FrameError):
-            network.ready((128, 128))
+        _, building = network._building
         network.close()
-        assert network._building.is_alive()
-        assert "still being built" in caplog.text
-        step.set()
-        network.finish()
+        building.join(10)
+        assert "BuildCanceled" in str(building.error)
+
+    def test_cancelling_the_first_build_interrupts_who_waits_for_it(self, fake, held):
+        """An error would be taken for a missing TensorRT, and torch loaded in its place."""
+        held()
+        timer = Timer(0.05, cancel_builds)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            TensorRtNetwork(fake.device, fake.source, EXACT)
+        timer.join()
 
     def test_no_graph_is_captured_while_an_engine_is_built(self, fake, held):
         """For whichever network: a build synchronises the GPU, and captures of all threads end with error 900."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -21,6 +22,7 @@ import zmq
 from rich.console import Console
 
 from engine import load_detector
+from engine.engine_loading import Loading
 from engine.errors import DeviceError, FrameError
 from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
@@ -99,6 +101,20 @@ def test_signals_end_it_cleanly_however_many_come(tiny_model: Path) -> None:
     assert process.returncode == 0
     assert json.loads(out.splitlines()[-1])["received"] == 0
     assert err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_while_an_engine_is_built(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A build may take minutes, and a supervisor's patience is 15 s."""
+    step = threading.Event()
+    monkeypatch.setattr(detectors, "load_detector", lambda *_: Loading(lambda wanted: step.wait(PATIENCE_S)).result())
+    sender = threading.Timer(0.2, os.kill, (os.getpid(), number))
+    sender.start()
+    assert main(arguments(tiny_model, f"tcp://127.0.0.1:{free_port()}")) == 130
+    sender.join()
+    step.set()
 
 
 def test_ports_in_use_are_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

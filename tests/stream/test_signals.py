@@ -26,3 +26,11 @@ def test_signals_at_any_moment_leave_no_lock_behind() -> None:
             stop.wait(1e-6)
         assert stop.wait(10)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_else_is_to_end_is_told_too() -> None:
+    told = []
+    with stop_on_signals(lambda: told.append(True)) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(10)
+    assert told == [True]

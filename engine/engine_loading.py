@@ -1,0 +1,111 @@
+"""Engines on their way: each is loaded, or built, in a thread of its own, and none is built once the process ends.
+
+TensorRT calls our logger and monitor, in Python, as it builds. What a signal raises there is lost, so who needs an
+engine waits for another thread; and a process that ends meanwhile may crash. A build can be ended between two steps.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any, Generic, TypeVar
+
+_POLL_S = 0.1
+_SILENT_S = 1.0
+_EXIT_S = 300.0  # one step may be the timing of all kernels, which takes as long as nearly the whole build
+_INTERRUPTED = 130
+_UNDER_WAY: set[Loading[Any]] = set()  # of the process, whoever wants them
+_LOG = logging.getLogger("atomstream")
+
+_Engine = TypeVar("_Engine")
+
+
+class Loading(Generic[_Engine]):
+    """An engine on its way.
+
+    Parameters
+    ----------
+    load : callable
+        Gives the engine; is handed a function that says, at any time, whether it is wanted still.
+    """
+
+    def __init__(self, load: Callable[[Callable[[], bool]], _Engine]) -> None:
+        self.engine: _Engine | None = None
+        self.error: Exception | None = None
+        self._wanted = True  # no Event: it is set by who handles a signal, who must not wait for a lock
+        self._over = Event()  # of a thread whose join was interrupted Python 3.11 says that it is over
+        _UNDER_WAY.add(self)
+        Thread(target=self._run, args=(load,), name="engine", daemon=True).start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is an engine, or an error."""
+        return self._over.is_set()
+
+    def result(self) -> _Engine:
+        """The engine; blocks until it is there.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Somebody cancelled it, or interrupts the wait, which cancels it.
+        """
+        try:
+            while self._wanted and not self._over.wait(_POLL_S):
+                pass
+        except BaseException:
+            self.cancel()
+            raise
+        if not self._wanted:  # whether or not it is over: its end is waited for at the end of the process
+            raise KeyboardInterrupt
+        if self.engine is None:
+            raise self.error or RuntimeError("Expected an engine or an error, got neither: report it")
+        return self.engine
+
+    def join(self, seconds: float | None = None) -> None:
+        """Block until it is over, but no longer than that."""
+        self._over.wait(seconds)
+
+    def cancel(self) -> None:
+        """Let a build end at its next step; does not wait for that."""
+        self._wanted = False
+
+    def _run(self, load: Callable[[Callable[[], bool]], _Engine]) -> None:
+        try:
+            self.engine = load(lambda: self._wanted)
+        except Exception as error:  # whatever it is: it is told to who wants the engine
+            self.error = error.with_traceback(None)  # which would hold on to what was made of it
+        finally:
+            self._over.set()
+            _UNDER_WAY.discard(self)
+
+
+def cancel_builds() -> None:
+    """Let whatever is built end at its next step; from a signal handler, or any thread."""
+    for loading in tuple(_UNDER_WAY):
+        loading.cancel()
+
+
+@atexit.register
+def _end_builds() -> None:
+    """Wait for them, so long as somebody wants to: Ctrl-C ends the process at once, as no crash can any more."""
+    cancel_builds()
+    try:
+        for loading in tuple(_UNDER_WAY):
+            _wait_for(loading)
+    except KeyboardInterrupt:
+        os._exit(_INTERRUPTED)
+
+
+def _wait_for(loading: Loading[Any]) -> None:
+    loading.join(_SILENT_S)
+    if not loading.is_over:
+        _LOG.warning(
+            "Waiting up to %.0f s for TensorRT, which ends the build of an engine between two steps only: Ctrl-C ends "
+            "it at once",
+            _EXIT_S,
+        )
+        loading.join(_EXIT_S)
