@@ -203,7 +203,8 @@ class TestMistakes:
     @pytest.mark.parametrize("command", ["fit", "export", "evaluate", "simulate"])
     def test_a_name_that_nothing_was_told_of(self, complaint: Callable[[str], str], command: str) -> None:
         said = complaint(f"{command} sto")
-        assert "Expected a shipped recipe (gold, graphene, mos2) or a specimen of your own, got 'sto' without" in said
+        assert "Expected a shipped recipe (gold, gold-quick, graphene, " in said
+        assert "or a specimen of your own, got 'sto' without" in said
         assert "`simulate sto --structure FILE` begins one" in said
 
     @pytest.mark.parametrize(
