@@ -28,7 +28,9 @@ from training.structures.own import OwnRanges
 from training.wave_store import WaveStore
 from training.workers import Workers
 
-HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
+# Added to the recipe's seed: held-out specimens and their frames share nothing with training, nor with the export, that
+# draws from the seeds between. Beyond are those of fresh sets, to be scored once when all else is settled.
+HELD_OUT_SEED = 1000
 
 _RAMPS = 50  # frames whose focus runs through zero contrast
 
@@ -93,11 +95,17 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
+    counts = {
+        recipe.seed: options.count or recipe.specimens,
+        _held_out_seed(recipe, options): options.held_out or recipe.held_out,
+    }
+    if options.held_out_seed is not None and not options.count:  # a fresh set for a network that is there already
+        del counts[recipe.seed]
     with Workers(options.scheduler, options.workers) as workers:
         if options.structure is not None:
             _write_down(recipe, folder, options)
-        for held_out, count in ((False, options.count), (True, options.held_out)):
-            _store(recipe, folder, held_out, count, workers)
+        for seed, count in counts.items():
+            _store(recipe, folder, seed, count, workers)
 
 
 def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -105,7 +113,7 @@ def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> No
     assert isinstance(recipe.structures, OwnRanges)
     specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.structures)
     path = folder / "specimen.json"
-    begun = any(not WaveStore(_specimens(recipe, folder, held_out)[1], {}).empty for held_out in (False, True))
+    begun = any(not WaveStore(store, {}).empty for store in folder.glob("*.zarr"))
     if not (begun and path.exists()):
         specimen_file.write_specimen(specimen, path)
     elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
@@ -114,10 +122,8 @@ def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> No
         )
 
 
-def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, workers: Workers) -> None:
-    specimens, store = _specimens(recipe, folder, held_out)
-    if count is None:
-        count = recipe.held_out if held_out else recipe.specimens
+def _store(recipe: Recipe, folder: Path, seed: int, count: int, workers: Workers) -> None:
+    specimens, store = _specimens(recipe, folder, seed)
     bar = _bar()
     task = bar.add_task(store.stem, total=count)
 
@@ -132,14 +138,30 @@ def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, work
             bar.stop()
 
 
-def _specimens(recipe: Recipe, folder: Path, held_out: bool) -> tuple[SpecimenSet, Path]:
-    """What is trained on, or evaluated on, and where it is stored."""
-    seed, name = (recipe.seed + HELD_OUT_SEED, "held_out") if held_out else (recipe.seed, "waves")
+def _held_out_seed(recipe: Recipe, options: argparse.Namespace) -> int:
+    """Of the specimens to evaluate on and of their frames; ConfigError of one that training may know."""
+    least = recipe.seed + HELD_OUT_SEED
+    seed = least if options.held_out_seed is None else int(options.held_out_seed)
+    if seed < least:
+        raise ConfigError(
+            f"Expected --held-out-seed of {least} or more, got {seed}: lower ones are those of training and export"
+        )
+    return seed
+
+
+def _is_usual(recipe: Recipe, seed: int) -> bool:
+    """Of a recipe's seeds for evaluation the one that is taken where none is asked for."""
+    return seed == recipe.seed + HELD_OUT_SEED
+
+
+def _specimens(recipe: Recipe, folder: Path, seed: int) -> tuple[SpecimenSet, Path]:
+    """Those of a seed, the recipe's own to train on and others to evaluate on, and where they are stored."""
+    name = "waves" if seed == recipe.seed else "held_out" if _is_usual(recipe, seed) else f"held_out-{seed}"
     return SpecimenSet(recipe.structures, recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
 
 
-def _read(recipe: Recipe, folder: Path, held_out: bool = False) -> list[Specimen]:
-    return specimen_set.read_specimens(*_specimens(recipe, folder, held_out))
+def _read(recipe: Recipe, folder: Path, seed: int) -> list[Specimen]:
+    return specimen_set.read_specimens(*_specimens(recipe, folder, seed))
 
 
 def _minutes(seconds: float) -> float:
@@ -160,7 +182,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     if options.steps:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
-    specimens = _read(recipe, folder)
+    specimens = _read(recipe, folder, recipe.seed)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
@@ -192,9 +214,10 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
     recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
     output = options.output or folder / "export"
-    spec = run(network, recipe, _read(recipe, folder), output, tell)
+    spec = run(network, recipe, _read(recipe, folder, recipe.seed), output, tell)
     path = output / f"{spec.name}.json"
-    simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, held_out)) for held_out in (False, True))
+    seeds = (recipe.seed, recipe.seed + HELD_OUT_SEED)
+    simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, seed)) for seed in seeds)
     taken_s = {"simulate": simulated_s, "fit": seconds_taken(checkpoint), "export": monotonic() - begun}
     replace(spec, wall_time_min={name: _minutes(seconds) for name, seconds in taken_s.items() if seconds}).write(path)
     print(f"{path}: threshold {spec.threshold:g}")
@@ -218,9 +241,9 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training.report import make_folder, write_report
 
     begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
-    report = options.report or folder / "report"
-    seed = recipe.seed + HELD_OUT_SEED
-    specimens = _read(recipe, folder, held_out=True)
+    seed = _held_out_seed(recipe, options)
+    report = options.report or folder / ("report" if _is_usual(recipe, seed) else f"report-{seed}")
+    specimens = _read(recipe, folder, seed)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
@@ -235,16 +258,17 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             progress=lambda done: bar.update(task, completed=done),
             classical=True,
         )
-        backend, classes = detector.backend, detector.spec.classes
+        classes = detector.spec.classes
+        what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
         ramped: dict[str, float] = {}
         if recipe.images.rule is graphene_sign:
             ramped = summarise_ramps(ramps(detector, specimens, recipe.images, seed, min(_RAMPS, options.frames)))
-    table = write_report(results, f"{recipe.spec.name}, {backend}", report, classes)
+    table = write_report(results, f"{recipe.spec.name}, {what}", report, classes)
     spec, figures = ModelSpec.read(model), _figures(table, classes)
     if ramped:
         figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
     taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
-    replace(spec, measured={**spec.measured, backend: figures}, wall_time_min=taken).write(model)
+    replace(spec, measured={**spec.measured, what: figures}, wall_time_min=taken).write(model)
     for dose, row in table.items():
         print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")
