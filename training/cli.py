@@ -288,7 +288,7 @@ def _check_model(model: Path, recipe: Recipe) -> None:
 
 def _figures(table: dict[str, dict[str, float]], classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """What the card says of each dose: over how many frames that can be decided, and how many beside could not."""
-    keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
+    keys = ("f1", "f1_standard_error", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     keys = (*keys, "frames", "undecidable")
     return {f"{dose} e/A^2": {k: round(row[k], 4) for k in keys if isfinite(row[k])} for dose, row in table.items()}
 

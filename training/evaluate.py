@@ -112,6 +112,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
         table[f"{dose:g}"] = {
             "frames": len(sure),
             "f1": _mean([r.score.f1 for r in sure]),
+            "f1_standard_error": standard_error([r.score.f1 for r in sure]),
             "precision": _mean([r.score.precision for r in sure]),
             "recall": _mean([r.score.recall for r in sure]),
             "worst_f1": min((r.score.f1 for r in sure), default=float("nan")),
@@ -137,6 +138,15 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             of_class = class_f1(sure)
             table[f"{dose:g}"] |= {f"f1_{name}": of_class.get(k, float("nan")) for k, name in enumerate(classes)}
     return table
+
+
+def standard_error(values: list[float]) -> float:
+    """Of their mean: how far another draw of as many settings would lie. NaN of fewer than two.
+
+    Plainly from their spread: for a mean, a bootstrap over the frames comes to the same and adds its own noise. Frames
+    are taken as independent, which they are where each has a specimen of its own.
+    """
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def class_f1(results: list[Result]) -> dict[int, float]:

@@ -31,6 +31,7 @@ _FEW = 20  # atoms that say nothing of a share
 _HEADINGS = {
     "frames": "decidable frames",
     "f1": "F1",
+    "f1_standard_error": "standard error of F1",
     "precision": "precision",
     "recall": "recall",
     "worst_f1": "worst F1",

@@ -112,6 +112,15 @@ class TestSummarise:
         assert row["worst_f1_bound_20_pm"] == 1
         assert row["bound_pm"] == pytest.approx(np.sqrt((8**2 + 30**2) / 2))
 
+    def test_the_standard_error_of_f1_is_that_of_the_settings(self, shot: Shot) -> None:
+        f1 = np.tile([0.8, 1.0], 50)
+        good = perfect(shot)
+        rows = [replace(good, score=replace(good.score, f1=one)) for one in f1]
+        lost = replace(good, score=replace(good.score, f1=0.0), decidable=False)
+        # Of 100 settings that lie 0.1 to either side of their mean.
+        assert summarise([*rows, lost])["10000"]["f1_standard_error"] == pytest.approx(0.01, rel=0.01)
+        assert np.isnan(summarise([good])["10000"]["f1_standard_error"])
+
     def test_errors_are_per_axis_and_against_the_bound(self, shot: Shot) -> None:
         moved = inner(shot) + np.array([0.03, 0.04]) / shot.view.sampling_A
         row = summarise([judge(shot, atoms_at(moved, 5.0), 0, 1e4, 7.0)])["10000"]
