@@ -172,6 +172,7 @@ class TestSummarise:
             **{"[100] on carbon": 0, "[110] on CeO2": 1, "[110] on carbon": 1},
         }
         assert by_label([perfect(shot)]) == {}
+        assert by_label([*rows, perfect(shot)]) == by_label(rows)  # one of no label is of no kind
 
     def test_poor_frames_do_not_tell_of_sigma(self, shot: Shot) -> None:
         poor = judge(shot, atoms_at(inner(shot)[::3], 0.001), 0, 1e4, 8.0)
