@@ -15,7 +15,7 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
+from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
 from training import specimen_file, specimen_set
 from training.exit_waves import Specimen
 from training.options import OWN, parser
@@ -32,7 +32,7 @@ from training.workers import Workers
 # draws from the seeds between. Beyond are those of fresh sets, to be scored once when all else is settled.
 HELD_OUT_SEED = 1000
 
-_RAMPS = 50  # frames whose focus runs through zero contrast
+_BESIDE = 50  # frames, at most, of what is measured beside F1 against dose
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,9 +235,7 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
-    from training.decidable import graphene_sign
     from training.evaluate import evaluate as run
-    from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
     from training.report import make_folder, write_report
 
     begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
@@ -260,18 +258,32 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         )
         classes = detector.spec.classes
         what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
-        ramped: dict[str, float] = {}
-        if recipe.images.rule is graphene_sign:
-            ramped = summarise_ramps(ramps(detector, specimens, recipe.images, seed, min(_RAMPS, options.frames)))
-    table = write_report(results, f"{recipe.spec.name}, {what}", report, classes)
-    spec, figures = ModelSpec.read(model), _figures(table, classes)
-    if ramped:
-        figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
+        beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
+    table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
+    spec, figures = ModelSpec.read(model), _figures(table, classes, beside)
     taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
     replace(spec, measured={**spec.measured, what: figures}, wall_time_min=taken).write(model)
-    for dose, row in table.items():
-        print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")
+    for name, row in ({f"{dose} e/A^2": row for dose, row in table.items()} | beside).items():
+        print(f"{name:>14}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def _beside(
+    detector: Detector, specimens: list[Specimen], recipe: Recipe, seed: int, frames: int
+) -> dict[str, dict[str, float]]:
+    """Figures of frames that evaluation leaves out: graphene whose focus inverts, what dirt covers in part."""
+    from training.covered import covered, summarise_covered
+    from training.decidable import graphene_sign
+    from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
+
+    images, found = recipe.images, {}
+    dose = recipe.doses_e_A2[1]  # the second highest: noise is not what they are about
+    if images.rule is graphene_sign:
+        ramped = summarise_ramps(ramps(detector, specimens, images, seed, frames))
+        found[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = ramped
+    if images.contamination_chance:  # else the network never saw any
+        in_part = summarise_covered(covered(detector, specimens, images, seed, frames, dose))
+        found[f"{dose:g} e/A^2, under contamination in part"] = in_part
+    return found
 
 
 def _check_model(model: Path, recipe: Recipe) -> None:
@@ -286,11 +298,14 @@ def _check_model(model: Path, recipe: Recipe) -> None:
             )
 
 
-def _figures(table: dict[str, dict[str, float]], classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What the card says of each dose: over how many frames that can be decided, and how many beside could not."""
+def _figures(
+    table: dict[str, dict[str, float]], classes: Sequence[str], beside: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """What the card says: of each dose, over how many frames that can be decided and how many not; all of the rest."""
     keys = ("f1", "f1_standard_error", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     keys = (*keys, "frames", "undecidable")
-    return {f"{dose} e/A^2": {k: round(row[k], 4) for k in keys if isfinite(row[k])} for dose, row in table.items()}
+    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()} | beside
+    return {name: {k: round(v, 4) for k, v in row.items() if isfinite(v)} for name, row in rows.items()}
 
 
 class _Losses:

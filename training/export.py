@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import torch
@@ -21,8 +20,9 @@ from engine import Detector, FileError, ModelSpec, load_detector
 from engine.errors import one_line
 from engine.openvino import ov
 from engine.prepare import prepare
-from engine.refine import AROUND_A, around, around_cells
+from engine.refine import around, around_cells
 from engine.spec import AS_IT_IS, file_sha256
+from training.covered import clear_of_any
 from training.evaluate import FIELD_A, Result, class_f1, evaluate, scores_of, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
@@ -212,11 +212,8 @@ def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specim
         for shot in shoot(specimens[k % len(specimens)], recipe.images, FIELD_A, rng):
             prepared = detector.prepare(shot.frame)
             contamination = detector.infer(prepared).contamination
-            reach = 2 * int(AROUND_A / shot.view.sampling_A) + 1
-            nearest = np.rint(shot.positions_px).astype(np.intp)
-            inside = np.all((nearest >= 0) & (nearest < shot.covered.shape), axis=1)
-            clear = cv2.blur(shot.covered, (reach, reach))[tuple(nearest[inside].T)] == 0
-            network_px = (shot.positions_px[inside][clear] + 0.5) / np.array(prepared.scale)
+            clear = shot.positions_px[clear_of_any(shot, shot.positions_px)]
+            network_px = (clear + 0.5) / np.array(prepared.scale)
             cells = np.minimum(network_px // spec.stride, np.array(contamination.shape) - 1).astype(np.intp)
             seen.append(around(contamination, cells, around_cells(spec)))
     flagged = np.concatenate(seen) if seen else np.empty(0)

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -52,15 +52,34 @@ _HEADINGS = {
     "away_share": "found away from anything",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
+    "ramp_frames": "frames",
+    "ramp_f1": "F1 where the bound is at most 30 pm",
+    "ramp_decidable_f1": "F1 where a frame of that focus is decidable",
+    "ramp_uniform_f1": "F1 of frames of such a focus alone",
+    "ramp_decidable": "share of the atoms there",
+    "covered_frames": "frames",
+    "covered_left_out": "of what is found under 3 A of carbon or more, left out",
+    "clear_left_out": "of what is found far from any, left out",
+    "clear_f1": "F1 far from any",
+    "clear_f1_standard_error": "its standard error",
 }
-
+_OPTICS = ("defocus, A", "Cs, um", "astigmatism, A", "coma, A", "threefold, A", "pixel size, A")
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def write_report(results: list[Result], name: str, folder: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write folder/report.html and folder/report.json; returns the figures. Several classes have one each."""
-    table = summarise(results, classes)
+def write_report(
+    results: list[Result],
+    name: str,
+    folder: Path,
+    classes: Sequence[str] = (),
+    beside: Mapping[str, dict[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Write folder/report.html and folder/report.json; returns the figures by dose. Several classes have one each.
+
+    `beside`: figures of other frames, by what these are.
+    """
+    table, beside = summarise(results, classes), beside or {}
     body = [
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
@@ -69,6 +88,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         "of dark atoms, whichever come closer to the truth, each refined by a Gaussian fit.</p>",
         _table(table),
         _labels(by_label(results)),
+        *(_rows([f"at {what.replace('^2', '²')}", *map(_heading, row)], {"": row}) for what, row in beside.items()),
         _confusion(results, classes),
         _image(_curves(results, table)),
         "<h2>Are score and sigma meant?</h2>",
@@ -77,6 +97,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         _image(_ranges(results)),
         f"<h2>The {_WORST} worst decidable frames</h2>",
         *(_image(_frame(result)) for result in worst(results)),
+        _undecidable(results),
     ]
     style = (
         "body{font-family:sans-serif;max-width:75em;margin:2em auto}"
@@ -85,7 +106,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     make_folder(folder)
     with _writing(folder):
-        (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
+        (folder / "report.json").write_text(json.dumps(_known({**table, **beside}), indent=2) + "\n")
         (folder / "report.html").write_text(page)
     return table
 
@@ -140,7 +161,11 @@ def loss_curves(log: Path, picture: Path) -> None:
 
 def _table(table: dict[str, dict[str, float]]) -> str:
     keys = list(next(iter(table.values()), _HEADINGS))
-    return _rows(["dose, e/A²", *(_HEADINGS.get(key, key.replace("f1_", "F1 of ")) for key in keys)], table)
+    return _rows(["dose, e/A²", *map(_heading, keys)], table)
+
+
+def _heading(key: str) -> str:
+    return _HEADINGS.get(key, key.replace("f1_", "F1 of "))
 
 
 def _labels(table: dict[str, dict[str, float]]) -> str:
@@ -159,6 +184,24 @@ def _confusion(results: list[Result], classes: Sequence[str]) -> str:
         counted = confusion([r for r in results if r.dose_e_A2 == dose], classes)
         parts.append(_rows([f"true, at {dose:g} e/A²", *(f"found {name}" for name in classes), "missed"], counted))
     return "<h2>Classes</h2>" + "".join(parts)
+
+
+def _undecidable(results: list[Result]) -> str:
+    """Each setting that nobody could decide: its optics, and F1 at each dose all the same."""
+    doses = sorted({r.dose_e_A2 for r in results}, reverse=True)
+    of_setting: dict[int, dict[float, Result]] = {}
+    for result in results:
+        if not result.decidable:
+            of_setting.setdefault(result.number, {})[result.dose_e_A2] = result
+    rows = {}
+    for number, at in of_setting.items():
+        some, nothing = next(iter(at.values())), float("nan")
+        o = some.shot.optics
+        lengths = (o.defocus_A, o.Cs_A / 1e4, o.astigmatism_A, o.coma_A, o.threefold_A, some.shot.view.sampling_A)
+        f1 = {f"{dose:g}": at[dose].score.f1 if dose in at else nothing for dose in doses}
+        rows[f"{number} {some.label}".strip()] = dict(zip(_OPTICS, lengths, strict=True)) | f1
+    head = ["setting", *_OPTICS, *(f"F1 at {dose:g} e/A²" for dose in doses)]
+    return f"<h2>The {len(rows)} undecidable settings</h2>{_rows(head, rows) if rows else ''}"
 
 
 def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:
