@@ -25,7 +25,9 @@ class Covered:
     Attributes
     ----------
     under, under_left_out : int
-        Found where at least 3 A of carbon cover the specimen, true or not; how many of these are left out.
+        Found where at least 3 A of carbon cover the specimen, right or wrong; how many of these are left out.
+    under_true : int
+        Atoms that are there.
     clear, clear_left_out : int
         The same of what is found clear of any contamination, see `clear_of_any`.
     clear_f1 : float
@@ -34,6 +36,7 @@ class Covered:
 
     under: int
     under_left_out: int
+    under_true: int
     clear: int
     clear_left_out: int
     clear_f1: float
@@ -52,13 +55,18 @@ def covered(
 
 
 def summarise_covered(results: list[Covered]) -> dict[str, float]:
-    """Shares of all frames' atoms, and F1 as a mean over the frames with clear parts."""
+    """Shares of all frames' atoms, and F1 as a mean over the frames with clear parts.
+
+    covered_reported: what is reported under contamination, over the atoms that are there.
+    """
     total = {name: sum(getattr(one, name) for one in results) for name in Covered.__slots__}
     f1 = [one.clear_f1 for one in results if one.clear]
+    reported = total["under"] - total["under_left_out"]
     return {
         "covered_frames": len(results),
-        "covered_left_out": total["under_left_out"] / total["under"] if total["under"] else float("nan"),
-        "clear_left_out": total["clear_left_out"] / total["clear"] if total["clear"] else float("nan"),
+        "covered_left_out": _share(total["under_left_out"], total["under"]),
+        "covered_reported": _share(reported, total["under_true"]),
+        "clear_left_out": _share(total["clear_left_out"], total["clear"]),
         "clear_f1": float(np.mean(f1)) if f1 else float("nan"),
         "clear_f1_standard_error": standard_error(f1),
     }
@@ -78,10 +86,16 @@ def _judged(detector: Detector, shot: Shot) -> Covered:
     under = within & (_at(shot.covered, at) >= SEEN)
     clear = within & clear_of_any(shot, at)
     truth = shot.positions_px
-    true = inner(truth, edge, shape) & clear_of_any(shot, truth)
+    true = inner(truth, edge, shape)
     reported = score(truth, at[kept], shot.view.sampling_A, shape)
-    f1 = f1_of(reported, true, clear[kept])
-    return Covered(*(int(part.sum()) for part in (under, under & ~kept, clear, clear & ~kept)), f1)
+    return Covered(
+        under=int(under.sum()),
+        under_left_out=int((under & ~kept).sum()),
+        under_true=int((true & (_at(shot.covered, truth) >= SEEN)).sum()),
+        clear=int(clear.sum()),
+        clear_left_out=int((clear & ~kept).sum()),
+        clear_f1=f1_of(reported, true & clear_of_any(shot, truth), clear[kept]),
+    )
 
 
 def _at(image: NDArray[np.float32], positions_px: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -91,3 +105,7 @@ def _at(image: NDArray[np.float32], positions_px: NDArray[np.floating]) -> NDArr
     values = np.full(len(positions_px), np.nan, np.float32)
     values[inside] = image[tuple(nearest[inside].T)]
     return values
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -59,6 +59,7 @@ _HEADINGS = {
     "ramp_decidable": "share of the atoms there",
     "covered_frames": "frames",
     "covered_left_out": "of what is found under 3 A of carbon or more, left out",
+    "covered_reported": "reported there, over the atoms that are there",
     "clear_left_out": "of what is found far from any, left out",
     "clear_f1": "F1 far from any",
     "clear_f1_standard_error": "its standard error",

@@ -55,16 +55,20 @@ class Knows:
         return shots
 
 
-@pytest.mark.parametrize(("flags", "shares"), [(everything, (1, 1, 0)), (nothing, (0, 0, 1)), (what_is, (1, 0, 1))])
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [(everything, (1, 0, 1, 0)), (nothing, (0, 1, 0, 1)), (what_is, (1, 0, 0, 1))],
+)
 def test_what_is_left_out_and_what_that_costs(
-    specimens: list[Specimen], monkeypatch: pytest.MonkeyPatch, flags: Flags, shares: tuple[int, int, int]
+    specimens: list[Specimen], monkeypatch: pytest.MonkeyPatch, flags: Flags, shares: tuple[int, ...]
 ) -> None:
     frames = covered(Knows(monkeypatch, flags), specimens, RANGES, 5, 3, 3e4)  # type: ignore[arg-type]
     figures = summarise_covered(frames)
     assert figures["covered_frames"] == 3
     assert sum(one.under for one in frames) > 50
     assert sum(one.clear for one in frames) > 50
-    assert tuple(figures[key] for key in ("covered_left_out", "clear_left_out", "clear_f1")) == shares
+    keys = ("covered_left_out", "covered_reported", "clear_left_out", "clear_f1")
+    assert tuple(figures[key] for key in keys) == shares
 
 
 def test_every_frame_is_contaminated_and_the_same_from_its_seed(
@@ -90,10 +94,11 @@ def test_clear_is_what_has_none_of_it_in_the_square_around(specimens: list[Speci
 
 
 def test_shares_are_of_all_atoms_and_f1_of_frames_with_clear_parts() -> None:
-    frames = [Covered(30, 27, 0, 0, 1.0), Covered(70, 53, 200, 1, 0.9), Covered(0, 0, 200, 3, 0.8)]
+    frames = [Covered(30, 27, 150, 0, 0, 1.0), Covered(70, 53, 250, 200, 1, 0.9), Covered(0, 0, 0, 200, 3, 0.8)]
     assert summarise_covered(frames) == {
         "covered_frames": 3,
         "covered_left_out": pytest.approx(0.8),
+        "covered_reported": pytest.approx(0.05),
         "clear_left_out": pytest.approx(0.01),
         "clear_f1": pytest.approx(0.85),
         "clear_f1_standard_error": pytest.approx(0.05),
