@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
+from engine.errors import writing
 from training import specimen_file, specimen_set
+from training.alone import alone
 from training.exit_waves import Specimen
 from training.options import OWN, parser
 from training.recipes import RECIPES
@@ -101,11 +104,23 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     }
     if options.held_out_seed is not None and not options.count:  # a fresh set for a network that is there already
         del counts[recipe.seed]
-    with Workers(options.scheduler, options.workers) as workers:
+    with Workers(options.scheduler, options.workers) as workers, _alone(recipe, folder):
         if options.structure is not None:
             _write_down(recipe, folder, options)
         for seed, count in counts.items():
             _store(recipe, folder, seed, count, workers)
+
+
+@contextmanager
+def _alone(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Of a specimen of the user's own: nobody else writes another one down before there are exit waves of this."""
+    if not isinstance(recipe.structures, OwnRanges):
+        yield
+        return
+    with writing(folder, "a place to write to", "choose another --folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        yield
 
 
 def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:

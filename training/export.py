@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Detector, FileError, ModelSpec, load_detector
-from engine.errors import one_line
+from engine import Detector, ModelSpec, load_detector
+from engine.errors import one_line, writing
 from engine.openvino import ov
 from engine.prepare import prepare
 from engine.refine import around, around_cells
@@ -108,17 +108,13 @@ def _whole(folder: Path) -> Iterator[Path]:
     """
     partial = folder / ".export.part"
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
-        yield partial
-        # A card in place of the old one makes the new weights count: without it their hashes do not fit.
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".json"):
-            path.replace(folder / path.name)
-    except OSError as error:
-        cause = error.strerror or one_line(error)[:80]
-        raise FileError(
-            f"{folder}: expected room for a model, got {cause}: free some, or choose another --output"
-        ) from None
+        with writing(folder, "room for a model", "free some, or choose another --output"):
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            partial.mkdir(parents=True)
+            yield partial
+            # A card in place of the old one makes the new weights count: without it their hashes do not fit.
+            for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".json"):
+                path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -6,8 +6,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -20,7 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from engine import FileError
+from engine.errors import writing
 from training.evaluate import GOOD_F1, Result, by_label, confusion, scores_of, summarise
 from training.losses import read_losses
 from training.score import TOLERANCE_A, match
@@ -66,6 +65,8 @@ _HEADINGS = {
 }
 _OPTICS = ("defocus, A", "Cs, um", "astigmatism, A", "coma, A", "threefold, A", "pixel size, A")
 
+_PLACE = ("a place to write to", "free some room, or choose another folder")
+
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -106,7 +107,7 @@ def write_report(
     )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     make_folder(folder)
-    with _writing(folder):
+    with writing(folder, *_PLACE):
         (folder / "report.json").write_text(json.dumps(_known({**table, **beside}), indent=2) + "\n")
         (folder / "report.html").write_text(page)
     return table
@@ -114,19 +115,9 @@ def write_report(
 
 def make_folder(folder: Path) -> None:
     """The folder of a report, made where it is not there; FileError where nothing can be written to it."""
-    with _writing(folder):
+    with writing(folder, *_PLACE):
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(
-            f"{folder}: expected a place to write to, got {error.strerror}: free some room, or choose another folder"
-        ) from None
 
 
 def _known(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -155,7 +146,7 @@ def loss_curves(log: Path, picture: Path) -> None:
         axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
         axis.set(title=key, xlabel="step")
     figure.tight_layout()
-    with _writing(picture.parent):
+    with writing(picture.parent, *_PLACE):
         figure.savefig(picture, dpi=90)
     plt.close(figure)
 
