@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.atoms import CONTAMINATED, EDGE, Atoms
 from engine.bonds import allowed
 from engine.peaks import thin
-from engine.refine import CALIBRATION, EDGE_A, LOG_SIGMA, around_cells
+from engine.refine import EDGE_A, LOG_SIGMA, around_cells
 from engine.spec import ModelSpec
 
 CROWDED, RIVAL, OUTSIDE = 32, 64, 128  # flags of the kernel that no atom keeps
@@ -92,7 +92,7 @@ def parameters(
         "scale_y": scale[0],
         "scale_x": scale[1],
         "sampling_A": sampling_A,
-        "sigma_pm": CALIBRATION * spec.sampling_A * 100,
+        "sigma_pm": spec.sampling_A * 100,
         "edge_A": EDGE_A,
         "covered": spec.covered,
         "radius2": radius * radius,

@@ -10,6 +10,12 @@ AtomstreamError
 Each message says what was expected, what came, and what to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class AtomstreamError(Exception):
     """Base of every error that is told to the user in one line."""
@@ -40,6 +46,16 @@ class FrameError(AtomstreamError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+@contextmanager
+def writing(path: Path, expected: str, remedy: str) -> Iterator[None]:
+    """FileError, one line with the remedy, where the disk is full or nothing can be written there."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or one_line(error)[:80]
+        raise FileError(f"{path}: expected {expected}, got {cause}: {remedy}") from None
 
 
 def one_line(error: BaseException) -> str:

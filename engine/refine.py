@@ -17,7 +17,6 @@ from engine.spec import ModelSpec
 
 EDGE_A = 2.0  # closer to the frame's edge atoms were not scored
 AROUND_A = 5.0  # to each side: contamination is seen by regions, an atom of it shows through like any other
-CALIBRATION = 1.0  # true error over the predicted one
 LOG_SIGMA = 6.0  # predictions beyond this are no measurement; keeps the weights finite
 
 _BESIDE = np.array([[-1], [0], [1]])
@@ -59,7 +58,7 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
         x=x,
         class_id=_class_id(maps, peaks),
         score=spec.chance_of(score),
-        sigma_pm=sigma * np.float32(CALIBRATION * spec.sampling_A * 100),
+        sigma_pm=sigma * np.float32(spec.sampling_A * 100),
         agreement=np.ones(len(peaks), np.float32),
         flags=flags,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def model_card(model: str | Path) -> str:
         *([f"  notes       {spec.notes}"] if spec.notes else []),
         "  trained on",
         *(f"    {key:<18} {_range(key, *limits)}" for key, limits in spec.trained.items()),
+        *([f"  took        {_times(spec.wall_time_min)}"] if spec.wall_time_min else []),
         "  measured",
         *(_tree(spec.measured, "    ") or ["    nothing yet"]),
         "  sha256",
@@ -72,16 +74,46 @@ def model_card(model: str | Path) -> str:
     return "\n".join(lines)
 
 
+def _times(minutes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {taken:.3g} min" for name, taken in minutes.items())
+
+
 def _range(key: str, low: float, high: float) -> str:
     return f"{low:g} to {high:g} {_UNITS.get(key.rsplit('_', 1)[-1], '')}".rstrip()
 
 
 def _tree(values: Mapping[str, Any], indent: str) -> list[str]:
-    """One line a value, nested mappings indented."""
+    """One line a value, nested mappings indented; rows of figures, such as those of each dose, as a table."""
     lines: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}", *_tree(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key:<18} {value:.4g}" if isinstance(value, float) else f"{indent}{key:<18} {value}")
+    for first, group in groupby(values.items(), lambda item: _first_of_row(item[1])):
+        rows = dict(group)
+        if first and len(rows) > 1:
+            lines += _table(rows, indent)
+            continue
+        for key, value in rows.items():
+            if isinstance(value, Mapping):
+                lines += [f"{indent}{key}", *_tree(value, indent + "  ")]
+            else:
+                lines.append(f"{indent}{key:<18} {_figure(value)}")
     return lines
+
+
+def _first_of_row(value: Any) -> str:
+    """The first key of a mapping that nests no other, which tells one kind of row from the next; else nothing."""
+    if not isinstance(value, Mapping) or any(isinstance(one, Mapping) for one in value.values()):
+        return ""
+    return next(iter(value), "")
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]], indent: str) -> list[str]:
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = [["", *keys], *([name, *(_figure(row.get(key, "-")) for key in keys)] for name, row in rows.items())]
+    first, *widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        f"{indent}{name:<{first}}" + "".join(f"  {text:>{width}}" for text, width in zip(figures, widths, strict=True))
+        for name, *figures in cells
+    ]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import FileError, ModelError
+from engine.errors import FileError, ModelError, writing
 
 _NEARLY = np.float32(1e-6)  # a score of 0 or 1 has no logit
 AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
@@ -125,15 +125,13 @@ class ModelSpec:
         """Write the spec as indented JSON, whole or not at all; FileError where that fails."""
         partial = path.with_name(f".{path.name}.part")
         try:
-            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-            partial.replace(path)
-        except OSError as error:
+            with writing(path, "a place to write a model spec to", "free some room, or choose another folder"):
+                partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+                partial.replace(path)
+        except FileError:
             with suppress(OSError):
                 partial.unlink()
-            raise FileError(
-                f"{path}: expected a place to write a model spec to, got {error.strerror}: free some room, or choose "
-                "another folder"
-            ) from None
+            raise
 
 
 def _is_text(value: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from engine import FileError
-from engine.errors import one_line
+from engine.errors import one_line, writing
+from training.losses import GOES_ON
 
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError)
 _KEYS = {"step", "network", "average", "optimiser"}
@@ -22,13 +23,20 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write it beside the one before, then in its place; FileError where there is no room."""
     partial = path.with_suffix(".part")
     try:
-        with _room(path):
-            torch.save(state, partial)
+        with writing(path, *GOES_ON):
+            _save(state, partial)
             partial.replace(path)
     except BaseException:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # torch's own of a full disk, in C++
+        raise OSError(one_line(error)) from None
 
 
 def load_checkpoint(path: Path, **how: Any) -> dict[str, Any]:
@@ -81,13 +89,3 @@ def describe_fit(checkpoint: Path, all_steps: int) -> str:
     step, start = steps_done(checkpoint), begun_with(checkpoint)
     steps = f"fit: {step} of {all_steps} steps" if step < all_steps else f"fit: {step} steps"
     return f"{steps} from the weights of {start}" if start else steps
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """FileError where a write fails; torch's own, in C++, is a RuntimeError."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = getattr(error, "strerror", None) or one_line(error)[:80]
-        raise FileError(f"{path}: expected room, got {cause}: free some, and run it again; it goes on") from None

@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -15,8 +16,10 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from engine import AtomstreamError, ConfigError, ModelSpec, load_detector
+from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
+from engine.errors import writing
 from training import specimen_file, specimen_set
+from training.alone import alone
 from training.exit_waves import Specimen
 from training.options import OWN, parser
 from training.recipes import RECIPES
@@ -28,9 +31,11 @@ from training.structures.own import OwnRanges
 from training.wave_store import WaveStore
 from training.workers import Workers
 
-HELD_OUT_SEED = 1000  # added to the recipe's seed: held-out specimens and their frames share nothing with training
+# Added to the recipe's seed: held-out specimens and their frames share nothing with training, nor with the export, that
+# draws from the seeds between. Beyond are those of fresh sets, to be scored once when all else is settled.
+HELD_OUT_SEED = 1000
 
-_RAMPS = 50  # frames whose focus runs through zero contrast
+_BESIDE = 50  # frames, at most, of what is measured beside F1 against dose
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,11 +98,29 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
-    with Workers(options.scheduler, options.workers) as workers:
+    counts = {
+        recipe.seed: options.count or recipe.specimens,
+        _held_out_seed(recipe, options): options.held_out or recipe.held_out,
+    }
+    if options.held_out_seed is not None and not options.count:  # a fresh set for a network that is there already
+        del counts[recipe.seed]
+    with Workers(options.scheduler, options.workers) as workers, _alone(recipe, folder):
         if options.structure is not None:
             _write_down(recipe, folder, options)
-        for held_out, count in ((False, options.count), (True, options.held_out)):
-            _store(recipe, folder, held_out, count, workers)
+        for seed, count in counts.items():
+            _store(recipe, folder, seed, count, workers)
+
+
+@contextmanager
+def _alone(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Of a specimen of the user's own: nobody else writes another one down before there are exit waves of this."""
+    if not isinstance(recipe.structures, OwnRanges):
+        yield
+        return
+    with writing(folder, "a place to write to", "choose another --folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        yield
 
 
 def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -105,7 +128,7 @@ def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> No
     assert isinstance(recipe.structures, OwnRanges)
     specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.structures)
     path = folder / "specimen.json"
-    begun = any(not WaveStore(_specimens(recipe, folder, held_out)[1], {}).empty for held_out in (False, True))
+    begun = any(not WaveStore(store, {}).empty for store in folder.glob("*.zarr"))
     if not (begun and path.exists()):
         specimen_file.write_specimen(specimen, path)
     elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
@@ -114,10 +137,8 @@ def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> No
         )
 
 
-def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, workers: Workers) -> None:
-    specimens, store = _specimens(recipe, folder, held_out)
-    if count is None:
-        count = recipe.held_out if held_out else recipe.specimens
+def _store(recipe: Recipe, folder: Path, seed: int, count: int, workers: Workers) -> None:
+    specimens, store = _specimens(recipe, folder, seed)
     bar = _bar()
     task = bar.add_task(store.stem, total=count)
 
@@ -132,14 +153,30 @@ def _store(recipe: Recipe, folder: Path, held_out: bool, count: int | None, work
             bar.stop()
 
 
-def _specimens(recipe: Recipe, folder: Path, held_out: bool) -> tuple[SpecimenSet, Path]:
-    """What is trained on, or evaluated on, and where it is stored."""
-    seed, name = (recipe.seed + HELD_OUT_SEED, "held_out") if held_out else (recipe.seed, "waves")
+def _held_out_seed(recipe: Recipe, options: argparse.Namespace) -> int:
+    """Of the specimens to evaluate on and of their frames; ConfigError of one that training may know."""
+    least = recipe.seed + HELD_OUT_SEED
+    seed = least if options.held_out_seed is None else int(options.held_out_seed)
+    if seed < least:
+        raise ConfigError(
+            f"Expected --held-out-seed of {least} or more, got {seed}: lower ones are those of training and export"
+        )
+    return seed
+
+
+def _is_usual(recipe: Recipe, seed: int) -> bool:
+    """Of a recipe's seeds for evaluation the one that is taken where none is asked for."""
+    return seed == recipe.seed + HELD_OUT_SEED
+
+
+def _specimens(recipe: Recipe, folder: Path, seed: int) -> tuple[SpecimenSet, Path]:
+    """Those of a seed, the recipe's own to train on and others to evaluate on, and where they are stored."""
+    name = "waves" if seed == recipe.seed else "held_out" if _is_usual(recipe, seed) else f"held_out-{seed}"
     return SpecimenSet(recipe.structures, recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
 
 
-def _read(recipe: Recipe, folder: Path, held_out: bool = False) -> list[Specimen]:
-    return specimen_set.read_specimens(*_specimens(recipe, folder, held_out))
+def _read(recipe: Recipe, folder: Path, seed: int) -> list[Specimen]:
+    return specimen_set.read_specimens(*_specimens(recipe, folder, seed))
 
 
 def _minutes(seconds: float) -> float:
@@ -160,7 +197,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     if options.steps:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
-    specimens = _read(recipe, folder)
+    specimens = _read(recipe, folder, recipe.seed)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
@@ -206,9 +243,10 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
     recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
     output = options.output or folder / "export"
-    spec = run(network, recipe, _read(recipe, folder), output, tell)
+    spec = run(network, recipe, _read(recipe, folder, recipe.seed), output, tell)
     path = output / f"{spec.name}.json"
-    simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, held_out)) for held_out in (False, True))
+    seeds = (recipe.seed, recipe.seed + HELD_OUT_SEED)
+    simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, seed)) for seed in seeds)
     taken_s = {"simulate": simulated_s, "fit": seconds_taken(checkpoint), "export": monotonic() - begun}
     replace(spec, wall_time_min={name: _minutes(seconds) for name, seconds in taken_s.items() if seconds}).write(path)
     print(f"{path}: threshold {spec.threshold:g}")
@@ -226,15 +264,13 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
-    from training.decidable import graphene_sign
     from training.evaluate import evaluate as run
-    from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
     from training.report import make_folder, write_report
 
     begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
-    report = options.report or folder / "report"
-    seed = recipe.seed + HELD_OUT_SEED
-    specimens = _read(recipe, folder, held_out=True)
+    seed = _held_out_seed(recipe, options)
+    report = options.report or folder / ("report" if _is_usual(recipe, seed) else f"report-{seed}")
+    specimens = _read(recipe, folder, seed)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
@@ -249,19 +285,34 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             progress=lambda done: bar.update(task, completed=done),
             classical=True,
         )
-        backend, classes = detector.backend, detector.spec.classes
-        ramped: dict[str, float] = {}
-        if recipe.images.rule is graphene_sign:
-            ramped = summarise_ramps(ramps(detector, specimens, recipe.images, seed, min(_RAMPS, options.frames)))
-    table = write_report(results, f"{recipe.spec.name}, {backend}", report, classes)
-    spec, figures = ModelSpec.read(model), _figures(table, classes)
-    if ramped:
-        figures[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = {k: round(v, 4) for k, v in ramped.items()}
+        classes = detector.spec.classes
+        what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
+        beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
+    table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
+    spec, figures = ModelSpec.read(model), _figures(table, classes, beside)
     taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
-    replace(spec, measured={**spec.measured, backend: figures}, wall_time_min=taken).write(model)
-    for dose, row in table.items():
-        print(f"{dose:>8} e/A^2  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    print("  ".join(f"{key} {value:.4g}" for key, value in ramped.items()), end="\n" if ramped else "")
+    replace(spec, measured={**spec.measured, what: figures}, wall_time_min=taken).write(model)
+    for name, row in ({f"{dose} e/A^2": row for dose, row in table.items()} | beside).items():
+        print(f"{name:>14}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def _beside(
+    detector: Detector, specimens: list[Specimen], recipe: Recipe, seed: int, frames: int
+) -> dict[str, dict[str, float]]:
+    """Figures of frames that evaluation leaves out: graphene whose focus inverts, what dirt covers in part."""
+    from training.covered import covered, summarise_covered
+    from training.decidable import graphene_sign
+    from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
+
+    images, found = recipe.images, {}
+    dose = recipe.doses_e_A2[1]  # the second highest: noise is not what they are about
+    if images.rule is graphene_sign:
+        ramped = summarise_ramps(ramps(detector, specimens, images, seed, frames))
+        found[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = ramped
+    if images.contamination_chance:  # else the network never saw any
+        in_part = summarise_covered(covered(detector, specimens, images, seed, frames, dose))
+        found[f"{dose:g} e/A^2, under contamination in part"] = in_part
+    return found
 
 
 def _check_model(model: Path, recipe: Recipe) -> None:
@@ -276,11 +327,14 @@ def _check_model(model: Path, recipe: Recipe) -> None:
             )
 
 
-def _figures(table: dict[str, dict[str, float]], classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What the card says of each dose: over how many frames that can be decided, and how many beside could not."""
-    keys = ("f1", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
+def _figures(
+    table: dict[str, dict[str, float]], classes: Sequence[str], beside: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """What the card says: of each dose, over how many frames that can be decided and how many not; all of the rest."""
+    keys = ("f1", "f1_standard_error", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     keys = (*keys, "frames", "undecidable")
-    return {f"{dose} e/A^2": {k: round(row[k], 4) for k in keys if isfinite(row[k])} for dose, row in table.items()}
+    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()} | beside
+    return {name: {k: round(v, 4) for k, v in row.items() if isfinite(v)} for name, row in rows.items()}
 
 
 class _Losses:

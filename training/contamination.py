@@ -7,7 +7,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from training.scattering import carbon_phase
+from training.scattering import atom_phase
 
 _ATOMS_A3 = 0.09  # amorphous carbon of 1.8 g/cm^3
 
@@ -21,7 +21,7 @@ def contaminate(
     """
     thickness_A = _patches(wave.shape, sampling_A, rng) * np.exp(rng.uniform(*np.log((8, 120))))
     atoms = rng.poisson(thickness_A * _ATOMS_A3 * sampling_A**2).astype(np.float32)
-    spectrum = scipy.fft.fft2(atoms) * carbon_phase(wave.shape, sampling_A, voltage_kV)
+    spectrum = scipy.fft.fft2(atoms) * atom_phase(6, wave.shape, sampling_A, voltage_kV)
     phase = scipy.fft.ifft2(spectrum).real / sampling_A**2 * rng.uniform(0.7, 2)  # dirt is not carbon alone
     covered = np.clip(thickness_A / 15, 0, 1).astype(np.float32)
     return (wave * np.exp(1j * phase)).astype(np.complex64), covered

@@ -79,19 +79,6 @@ def mos2_sign(
     return bool(weight.sum() > 0 and (cosine * sign).sum() >= LEAST_COSINE * weight.sum())
 
 
-def column_sign(
-    images: Sequence[NDArray[np.float32]],
-    positions_A: Sequence[NDArray[np.float64]],
-    sites: Sites,
-    sampling_A: float,
-) -> bool:
-    """The rule of columns of a particle: most of them are bright, or most dark, against what is around them.
-
-    Thick and thin columns may differ, so a majority is asked for, weighted with the contrast.
-    """
-    return abs(_sign(_at(_detail(images[0], sampling_A), positions_A[0], sampling_A))) > _MOSTLY
-
-
 def gold_sign(
     images: Sequence[NDArray[np.float32]],
     positions_A: Sequence[NDArray[np.float64]],
@@ -127,8 +114,9 @@ def crystal_sign(
     sites: Sites,
     sampling_A: float,
 ) -> bool:
-    """The rule of columns of any elements: `column_sign`, and those stand out that scatter strongly.
+    """The rule of columns of any elements: most are bright, or most dark, and those stand out that scatter strongly.
 
+    Thick and thin columns may differ, so of one sign are most of them, weighted with their contrast to what is around.
     Where only what lies between these shows, the picture is that of the same crystal shifted, its contrast reversed.
     """
     detail = _detail(images[0], sampling_A)

@@ -112,6 +112,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
         table[f"{dose:g}"] = {
             "frames": len(sure),
             "f1": _mean([r.score.f1 for r in sure]),
+            "f1_standard_error": standard_error([r.score.f1 for r in sure]),
             "precision": _mean([r.score.precision for r in sure]),
             "recall": _mean([r.score.recall for r in sure]),
             "worst_f1": min((r.score.f1 for r in sure), default=float("nan")),
@@ -137,6 +138,15 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             of_class = class_f1(sure)
             table[f"{dose:g}"] |= {f"f1_{name}": of_class.get(k, float("nan")) for k, name in enumerate(classes)}
     return table
+
+
+def standard_error(values: list[float]) -> float:
+    """Of their mean: how far another draw of as many settings would lie. NaN of fewer than two.
+
+    Plainly from their spread: for a mean, a bootstrap over the frames comes to the same and adds its own noise. Frames
+    are taken as independent, which they are where each has a specimen of its own.
+    """
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def class_f1(results: list[Result]) -> dict[int, float]:
@@ -171,13 +181,14 @@ def by_label(results: list[Result]) -> dict[str, dict[str, float]]:
     """Mean F1 of the decidable frames, of each kind of specimen at each dose; empty where all are of one kind.
 
     Of labels like "[110] on CeO2" the parts are kinds too: "[110]" on whatever it lies, "CeO2" whatever lies on it.
+    A kind is that of the specimen, of which a frame shows a part. Specimens of no label are of no kind.
     """
-    kinds = {r.label: {r.label, *r.label.split(" on ")} for r in results}
+    kinds = {r.label: {r.label, *r.label.split(" on ")} for r in results if r.label}
     if len(kinds) < 2:
         return {}
     table: dict[str, dict[str, float]] = {}
     for kind in sorted(set().union(*kinds.values()), key=lambda kind: (kind in kinds, kind)):
-        rows = [r for r in results if kind in kinds[r.label] and r.decidable]
+        rows = [r for r in results if r.decidable and kind in kinds.get(r.label, ())]
         doses = sorted({r.dose_e_A2 for r in rows}, reverse=True)
         table[kind] = {f"{dose:g}": _mean([r.score.f1 for r in rows if r.dose_e_A2 == dose]) for dose in doses}
     return table

@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Detector, FileError, ModelSpec, load_detector
-from engine.errors import one_line
+from engine import Detector, ModelSpec, load_detector
+from engine.errors import one_line, writing
 from engine.openvino import ov
 from engine.prepare import prepare
-from engine.refine import AROUND_A, around, around_cells
+from engine.refine import around, around_cells
 from engine.spec import AS_IT_IS, file_sha256
+from training.covered import clear_of_any
 from training.evaluate import FIELD_A, Result, class_f1, evaluate, scores_of, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
@@ -108,17 +108,13 @@ def _whole(folder: Path) -> Iterator[Path]:
     """
     partial = folder / ".export.part"
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
-        yield partial
-        # A card in place of the old one makes the new weights count: without it their hashes do not fit.
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".json"):
-            path.replace(folder / path.name)
-    except OSError as error:
-        cause = error.strerror or one_line(error)[:80]
-        raise FileError(
-            f"{folder}: expected room for a model, got {cause}: free some, or choose another --output"
-        ) from None
+        with writing(folder, "room for a model", "free some, or choose another --output"):
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            partial.mkdir(parents=True)
+            yield partial
+            # A card in place of the old one makes the new weights count: without it their hashes do not fit.
+            for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".json"):
+                path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -212,11 +208,8 @@ def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specim
         for shot in shoot(specimens[k % len(specimens)], recipe.images, FIELD_A, rng):
             prepared = detector.prepare(shot.frame)
             contamination = detector.infer(prepared).contamination
-            reach = 2 * int(AROUND_A / shot.view.sampling_A) + 1
-            nearest = np.rint(shot.positions_px).astype(np.intp)
-            inside = np.all((nearest >= 0) & (nearest < shot.covered.shape), axis=1)
-            clear = cv2.blur(shot.covered, (reach, reach))[tuple(nearest[inside].T)] == 0
-            network_px = (shot.positions_px[inside][clear] + 0.5) / np.array(prepared.scale)
+            clear = shot.positions_px[clear_of_any(shot, shot.positions_px)]
+            network_px = (clear + 0.5) / np.array(prepared.scale)
             cells = np.minimum(network_px // spec.stride, np.array(contamination.shape) - 1).astype(np.intp)
             seen.append(around(contamination, cells, around_cells(spec)))
     flagged = np.concatenate(seen) if seen else np.empty(0)

@@ -19,7 +19,7 @@ from training.exit_waves import Specimen
 from training.imaging import Series, Shot, between, draw_optics, is_decidable
 from training.optics import Optics, odd_and_even
 from training.ranges import ImageRanges
-from training.score import BORDER_A, f1, inner, score
+from training.score import BORDER_A, f1_of, inner, score
 from training.view import View, draw_view, project
 
 DOSE_E_A2 = 3e4
@@ -157,8 +157,4 @@ def _f1_where(
         return np.asarray(clear[below] & clear[below + 1] & inner(positions, edge, view.shape))
 
     true, claimed = between(truth), between(found)
-    hit, right = np.zeros(len(truth), bool), np.ones(len(found), bool)
-    hit[judged.truth_row], right[judged.wrong] = True, False
-    recall = float(hit[true].mean()) if true.any() else 1.0
-    precision = float(right[claimed].mean()) if claimed.any() else 1.0
-    return f1(precision, recall), float(true.sum() / max(1, inner(truth, edge, view.shape).sum()))
+    return f1_of(judged, true, claimed), float(true.sum() / max(1, inner(truth, edge, view.shape).sum()))

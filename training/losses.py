@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import FileError
+from engine.errors import writing
+
+GOES_ON = ("room", "free some, and run it again; it goes on")  # what a fit expects of a disk, and the remedy
 
 
 def log_losses(log: Path, step: int, losses: dict[str, float]) -> None:
     """One more line; FileError where there is no room."""
-    with _room(log), log.open("a") as lines:
+    with writing(log, *GOES_ON), log.open("a") as lines:
         lines.write(json.dumps({"step": step, **losses}) + "\n")
 
 
@@ -33,17 +34,7 @@ def forget_after(step: int, log: Path) -> None:
     if not log.exists():
         return
     partial = log.with_suffix(".part")
-    with _room(log):
+    with writing(log, *GOES_ON):
         kept = [json.dumps(row) + "\n" for row in read_losses(log) if row["step"] <= step]
         partial.write_text("".join(kept))
         partial.replace(log)
-
-
-@contextmanager
-def _room(log: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(
-            f"{log}: expected room, got {error.strerror}: free some, and run it again; it goes on"
-        ) from None

@@ -87,10 +87,20 @@ OWN: dict[str, dict[str, Any]] = {  # of simulate, for a specimen of the user's 
     "voltage": {"type": float, "metavar": "KV", "help": "of the microscope, in kV"},
 }
 
+_HELD_OUT_SEED: tuple[str, dict[str, Any]] = (
+    "--held-out-seed",
+    {
+        "type": _at_least(0),
+        "metavar": "N",
+        "help": "of the specimens to evaluate on, a store of their own (1000 + the recipe's)",
+    },
+)
+
 _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "simulate": [
         ("--count", {"type": _at_least(1), "help": "specimens to train on (the recipe's)"}),
         ("--held-out", {"type": _at_least(1), "help": "specimens to evaluate on (the recipe's)"}),
+        _HELD_OUT_SEED,
         ("--scheduler", {"metavar": "ADDRESS", "help": "of a Dask cluster, tcp://HOST:PORT (one of this machine)"}),
         (
             "--workers",
@@ -133,6 +143,7 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
         ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
         ("--frames", {"type": _at_least(1), "default": 70, "help": "settings, each at every dose (70)"}),
+        _HELD_OUT_SEED,
         ("--report", {"type": Path, "help": "folder of the report (FOLDER/report)"}),
     ],
 }

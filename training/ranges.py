@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.decidable import Rule, column_sign, graphene_sign
+from training.decidable import Rule, crystal_sign, graphene_sign
 from training.pairs import Pair, check_pairs
 
 DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports unless a recipe has its own
@@ -57,7 +57,7 @@ COLUMNS = ImageRanges(
     uneven_focus_chance=0.0,
     displacement_A=0.0,
     thin=False,
-    rule=column_sign,
+    rule=crystal_sign,
 )
 
 

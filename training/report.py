@@ -6,8 +6,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -20,7 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from engine import FileError
+from engine.errors import writing
 from training.evaluate import GOOD_F1, Result, by_label, confusion, scores_of, summarise
 from training.losses import read_losses
 from training.score import TOLERANCE_A, match
@@ -31,6 +30,7 @@ _FEW = 20  # atoms that say nothing of a share
 _HEADINGS = {
     "frames": "decidable frames",
     "f1": "F1",
+    "f1_standard_error": "standard error of F1",
     "precision": "precision",
     "recall": "recall",
     "worst_f1": "worst F1",
@@ -51,15 +51,37 @@ _HEADINGS = {
     "away_share": "found away from anything",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
+    "ramp_frames": "frames",
+    "ramp_f1": "F1 where the bound is at most 30 pm",
+    "ramp_decidable_f1": "F1 where a frame of that focus is decidable",
+    "ramp_uniform_f1": "F1 of frames of such a focus alone",
+    "ramp_decidable": "share of the atoms there",
+    "covered_frames": "frames",
+    "covered_left_out": "of what is found under 3 A of carbon or more, left out",
+    "covered_reported": "reported there, over the atoms that are there",
+    "clear_left_out": "of what is found far from any, left out",
+    "clear_f1": "F1 far from any",
+    "clear_f1_standard_error": "its standard error",
 }
+_OPTICS = ("defocus, A", "Cs, um", "astigmatism, A", "coma, A", "threefold, A", "pixel size, A")
 
+_PLACE = ("a place to write to", "free some room, or choose another folder")
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def write_report(results: list[Result], name: str, folder: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write folder/report.html and folder/report.json; returns the figures. Several classes have one each."""
-    table = summarise(results, classes)
+def write_report(
+    results: list[Result],
+    name: str,
+    folder: Path,
+    classes: Sequence[str] = (),
+    beside: Mapping[str, dict[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Write folder/report.html and folder/report.json; returns the figures by dose. Several classes have one each.
+
+    `beside`: figures of other frames, by what these are.
+    """
+    table, beside = summarise(results, classes), beside or {}
     body = [
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
@@ -68,6 +90,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         "of dark atoms, whichever come closer to the truth, each refined by a Gaussian fit.</p>",
         _table(table),
         _labels(by_label(results)),
+        *(_rows([f"at {what.replace('^2', '²')}", *map(_heading, row)], {"": row}) for what, row in beside.items()),
         _confusion(results, classes),
         _image(_curves(results, table)),
         "<h2>Are score and sigma meant?</h2>",
@@ -76,6 +99,7 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
         _image(_ranges(results)),
         f"<h2>The {_WORST} worst decidable frames</h2>",
         *(_image(_frame(result)) for result in worst(results)),
+        _undecidable(results),
     ]
     style = (
         "body{font-family:sans-serif;max-width:75em;margin:2em auto}"
@@ -83,27 +107,17 @@ def write_report(results: list[Result], name: str, folder: Path, classes: Sequen
     )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     make_folder(folder)
-    with _writing(folder):
-        (folder / "report.json").write_text(json.dumps(_known(table), indent=2) + "\n")
+    with writing(folder, *_PLACE):
+        (folder / "report.json").write_text(json.dumps(_known({**table, **beside}), indent=2) + "\n")
         (folder / "report.html").write_text(page)
     return table
 
 
 def make_folder(folder: Path) -> None:
     """The folder of a report, made where it is not there; FileError where nothing can be written to it."""
-    with _writing(folder):
+    with writing(folder, *_PLACE):
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(
-            f"{folder}: expected a place to write to, got {error.strerror}: free some room, or choose another folder"
-        ) from None
 
 
 def _known(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -132,14 +146,18 @@ def loss_curves(log: Path, picture: Path) -> None:
         axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
         axis.set(title=key, xlabel="step")
     figure.tight_layout()
-    with _writing(picture.parent):
+    with writing(picture.parent, *_PLACE):
         figure.savefig(picture, dpi=90)
     plt.close(figure)
 
 
 def _table(table: dict[str, dict[str, float]]) -> str:
     keys = list(next(iter(table.values()), _HEADINGS))
-    return _rows(["dose, e/A²", *(_HEADINGS.get(key, key.replace("f1_", "F1 of ")) for key in keys)], table)
+    return _rows(["dose, e/A²", *map(_heading, keys)], table)
+
+
+def _heading(key: str) -> str:
+    return _HEADINGS.get(key, key.replace("f1_", "F1 of "))
 
 
 def _labels(table: dict[str, dict[str, float]]) -> str:
@@ -158,6 +176,24 @@ def _confusion(results: list[Result], classes: Sequence[str]) -> str:
         counted = confusion([r for r in results if r.dose_e_A2 == dose], classes)
         parts.append(_rows([f"true, at {dose:g} e/A²", *(f"found {name}" for name in classes), "missed"], counted))
     return "<h2>Classes</h2>" + "".join(parts)
+
+
+def _undecidable(results: list[Result]) -> str:
+    """Each setting that nobody could decide: its optics, and F1 at each dose all the same."""
+    doses = sorted({r.dose_e_A2 for r in results}, reverse=True)
+    of_setting: dict[int, dict[float, Result]] = {}
+    for result in results:
+        if not result.decidable:
+            of_setting.setdefault(result.number, {})[result.dose_e_A2] = result
+    rows = {}
+    for number, at in of_setting.items():
+        some, nothing = next(iter(at.values())), float("nan")
+        o = some.shot.optics
+        lengths = (o.defocus_A, o.Cs_A / 1e4, o.astigmatism_A, o.coma_A, o.threefold_A, some.shot.view.sampling_A)
+        f1 = {f"{dose:g}": at[dose].score.f1 if dose in at else nothing for dose in doses}
+        rows[f"{number} {some.label}".strip()] = dict(zip(_OPTICS, lengths, strict=True)) | f1
+    head = ["setting", *_OPTICS, *(f"F1 at {dose:g} e/A²" for dose in doses)]
+    return f"<h2>The {len(rows)} undecidable settings</h2>{_rows(head, rows) if rows else ''}"
 
 
 def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:

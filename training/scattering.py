@@ -16,14 +16,12 @@ _FIRST_ORDER_PER_A = 0.4
 _REST_ENERGY_KEV = 510.99895
 
 
-def carbon_phase(shape: tuple[int, int], sampling_A: float, voltage_kV: float) -> NDArray[np.float32]:
-    """Fourier transform of the phase one carbon atom puts on the wave, in rad A^2, on the grid of frequencies()."""
-    return atom_phase(6, shape, sampling_A, voltage_kV)
-
-
 @lru_cache(maxsize=16)
 def atom_phase(number: int, shape: tuple[int, int], sampling_A: float, voltage_kV: float) -> NDArray[np.float32]:
-    """The same of one atom of an element, by its atomic number; kept, not to be written to."""
+    """Fourier transform of the phase one atom puts on the wave, in rad A^2, on the grid of frequencies().
+
+    `number`: of the element. Kept, not to be written to.
+    """
     ky, kx = frequencies(shape, sampling_A)
     k2 = ky * ky + kx * kx
     s2 = k2 / 4

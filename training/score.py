@@ -90,6 +90,15 @@ def f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
+def f1_of(judged: Score, true: NDArray[np.bool_], claimed: NDArray[np.bool_]) -> float:
+    """F1 of a part of a scored frame: of these true atoms and these found ones, all away from the edge."""
+    hit, right = np.zeros(len(true), bool), np.ones(len(claimed), bool)
+    hit[judged.truth_row], right[judged.wrong] = True, False
+    recall = float(hit[true].mean()) if true.any() else 1.0
+    precision = float(right[claimed].mean()) if claimed.any() else 1.0
+    return f1(precision, recall)
+
+
 def _hits(pairs: NDArray[np.intp], truths: int, found: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     hit_truth, hit_found = np.zeros(truths, bool), np.zeros(found, bool)
     hit_truth[pairs[:, 0]], hit_found[pairs[:, 1]] = True, True

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from engine import ConfigError, FileError
+from engine.errors import writing
 from training.structures.own import SHAPES, Numbers, OwnRanges
 from training.structures.structure import Points
 
-# How a file is read, by the end of its name. Of ASE's formats those that hold data alone: others unpickle or run code.
+# How a file is read, by the end of its name. Of ASE's formats those whose reader looks at this file and nothing else,
+# and finds all of the structure in it. Left out are readers that unpickle (.traj), start a program (.cell asks
+# CASTEP), open other files (.xtd) or databases (.db, .json: arrays of whatever size they say), and those that would
+# give another structure without a word: SHELX's .res, of which symmetry and occupancies are not looked at, and files
+# that have types or names of atoms in place of elements (LAMMPS, GROMACS).
 FORMATS = {
     ".cif": "cif",
     ".vasp": "vasp",
@@ -24,6 +29,17 @@ FORMATS = {
     ".xsd": "xsd",
     ".xsf": "xsf",
     ".gen": "gen",
+    ".xtl": "mustem",
+    ".cfg": "cfg",
+    ".pwi": "espresso-in",
+    ".struct": "struct",
+    ".rmc6f": "rmc6f",
+    ".cube": "cube",
+    ".ascii": "v-sim",
+    ".con": "eon",
+    ".car": "dmol-car",
+    ".mol": "mol",
+    ".sdf": "sdf",
 }
 _NAMED = {"POSCAR": "vasp", "CONTCAR": "vasp"}
 _MOST_ATOMS, _MOST_BYTES, _MOST_CLASSES, _LARGEST_INDEX = 200_000, 50_000_000, 16, 9
@@ -100,11 +116,12 @@ def read_structure(path: Path, crystal: bool) -> tuple[Points, Numbers, Points |
 
 
 def _whole(atoms: Any) -> bool:
-    """False where a site is told to be occupied in part: by ASE's reader of CIF in `info`, of PDB in an array."""
+    """False where a site is told to be occupied in part: by ASE's reader of CIF in `info`, of others in an array."""
     told = atoms.info.get("occupancy")
     sites = told.values() if isinstance(told, dict) else ()
     shares = [share for site in sites if isinstance(site, dict) for share in site.values()]
-    return all(share == 1 for share in shares) and not np.any(atoms.arrays.get("occupancy", 1.0) < 1)
+    arrays = (atoms.arrays.get(name, 1.0) for name in ("occupancy", "occupancies"))  # of PDB, of muSTEM
+    return all(share == 1 for share in shares) and not any(np.any(array < 1) for array in arrays)
 
 
 def check(specimen: OwnSpecimen) -> None:
@@ -146,14 +163,10 @@ def _check_drawn(shape: str, drawn: dict[str, Any]) -> None:
 def write_specimen(specimen: OwnSpecimen, path: Path) -> None:
     """Write specimen.json, whole or not at all; FileError where that fails."""
     partial = path.with_suffix(".part")
-    try:
+    with writing(path, "a place to write to", "choose another --folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(as_json(specimen)) + "\n")
         partial.rename(path)
-    except OSError as error:
-        raise FileError(
-            f"{path}: expected a place to write to, got {error.strerror}: choose another --folder"
-        ) from None
 
 
 def read_specimen(path: Path) -> OwnSpecimen:

@@ -5,12 +5,10 @@ A specimen is written under another name and renamed once it is whole, so a run 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import FileError
-from engine.errors import one_line
+from engine.errors import one_line, writing
+from training.alone import alone
 from training.exit_waves import Specimen
 from training.structures.structure import Sites
 
@@ -44,20 +43,8 @@ class WaveStore:
         """Only this process writes meanwhile: it would take for cut off what another one has begun."""
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FileError(
-                    f"{self.folder}: expected nobody else to write here, got another `atomstream-train simulate` that "
-                    "does: let it end, or choose another --folder"
-                ) from None
-            except OSError:  # a file system that has no locks, as those of clusters may, goes without
-                pass
+        with alone(self.folder):
             yield
-        finally:
-            os.close(lock)
 
     def begin(self, count: int) -> None:
         """Made where it is not there; from now on it is to hold so many specimens."""
@@ -164,15 +151,8 @@ class WaveStore:
                 "`atomstream-train simulate` again"
             ) from None
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FileError(
-                f"{self.folder}: expected room for exit waves, got {error.strerror or error}: free some, and run "
-                "again; it goes on"
-            ) from None
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self.folder, "room for exit waves", "free some, and run again; it goes on")
 
     def _path(self, k: int) -> Path:
         return self.folder / f"{k:05d}"

@@ -56,6 +56,7 @@ def test_a_card_says_all_of_the_spec(tiny_spec, tmp_path):
         channels=3,
         notes="verified on simulation only",
         measured={"f1": {"1e4": 0.951234, "1e5": 0.99}, "frames": 50},
+        wall_time_min={"simulate": 31.5, "fit": 340.0},
         sha256={"tiny.onnx": "ab" * 32},
     )
     spec.write(tmp_path / "tiny.json")
@@ -69,11 +70,31 @@ def test_a_card_says_all_of_the_spec(tiny_spec, tmp_path):
         "0.05 to 0.75 A",
         "1000 to 100000 e/A^2",
         "60 to 100 kV",
+        "simulate 31.5 min, fit 340 min",
         "0.9512",
         "ab" * 32,
     ):
         assert said in card
     assert len({len(line) - len(line.lstrip()) for line in card.splitlines()}) == 4  # nested figures are indented
+
+
+def test_figures_of_each_precision_are_a_table_of_doses(tiny_spec, tmp_path):
+    int8 = {"10000 e/A^2": {"f1": 0.9887, "frames": 55}, "1000 e/A^2": {"f1": 0.8121, "bound_pm": 39.21, "frames": 55}}
+    f32 = {"10000 e/A^2": {"f1": 0.9893, "frames": 55}, "30000 e/A^2, in dirt": {"clear_f1": 0.99}}
+    replace(tiny_spec, measured={"int8": int8, "f32": f32}).write(tmp_path / "tiny.json")
+    card = model_card(tmp_path / "tiny.json").splitlines()
+    assert card[card.index("  measured") + 1 : card.index("  sha256")] == [
+        "    int8",
+        "                       f1  frames  bound_pm",
+        "      10000 e/A^2  0.9887      55         -",
+        "      1000 e/A^2   0.8121      55     39.21",
+        "    f32",
+        "      10000 e/A^2",
+        "        f1                 0.9893",
+        "        frames             55",
+        "      30000 e/A^2, in dirt",
+        "        clear_f1           0.99",
+    ]
 
 
 def test_a_card_of_a_model_not_measured_says_so(tiny_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import zarr
 from engine import Frame, ModelSpec, load_detector
 from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
+from training import evaluate as evaluation
 from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe, Round
@@ -86,14 +88,39 @@ class TestEndToEnd:
     def test_the_report_and_what_the_model_s_card_says_of_it(self, folder: Path) -> None:
         assert (folder / "report" / "report.html").exists()
         figures = json.loads((folder / "report" / "report.json").read_text())
-        assert list(figures) == ["100000", "30000", "10000", "3000", "1000"]
+        beside = [f"30000 e/A^2, {what}" for what in ("focus through zero contrast", "under contamination in part")]
+        assert list(figures) == ["100000", "30000", "10000", "3000", "1000", *beside]
         measured = ModelSpec.read(folder / "export" / "tiny.json").measured
         assert list(measured) == ["openvino f32"]
-        keys = [f"{dose} e/A^2" for dose in figures]
-        assert list(measured["openvino f32"]) == [*keys, "30000 e/A^2, focus through zero contrast"]
+        keys = [f"{dose} e/A^2" for dose in list(figures)[:5]]
+        assert list(measured["openvino f32"]) == [*keys, *beside]
+        assert measured["openvino f32"][beside[1]]["covered_frames"] == 1
         for row in (measured["openvino f32"][key] for key in keys):
             assert row["frames"] + row["undecidable"] == 1
         assert "NaN" not in (folder / "export" / "tiny.json").read_text()
+
+    def test_a_fresh_set_is_of_its_own_seed_and_stands_beside(
+        self, folder: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        seeds: list[int] = []
+        drawn = evaluation.evaluate
+        monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: (seeds.append(a[3]), drawn(*a, **k))[1])
+        fresh, model = tmp_path / "tiny", tmp_path / "model" / "tiny.json"
+        shutil.copytree(folder / "export", model.parent)
+        at = ["tiny", "--folder", str(fresh), "--held-out-seed", "2000"]
+        assert main(["simulate", *at, "--held-out", "1", "--workers", "1"]) == 0
+        assert [path.name for path in fresh.iterdir()] == ["held_out-2000.zarr"]  # nothing to train on again
+        both = (zarr.open_group(path, mode="r") for path in (fresh / "held_out-2000.zarr", folder / "held_out.zarr"))
+        one, usual = (store["00000/positions_A"][...] for store in both)
+        assert not np.array_equal(one, usual)
+        assert main(["evaluate", *at, "--frames", "1", "--model", str(model)]) == 0
+        assert seeds == [2000]
+        assert (fresh / "report-2000" / "report.html").exists()
+        before, after = (ModelSpec.read(path).measured for path in (folder / "export" / "tiny.json", model))
+        (key,) = after.keys() - before.keys()
+        assert key == "openvino int8, held-out seed 2000"
+        assert {name: after[name] for name in before} == before
 
     def test_the_card_says_how_long_it_took(self, folder: Path) -> None:
         taken = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
@@ -193,6 +220,10 @@ class TestMistakes:
             (["--workers", "0"], "--workers: expected 1 or more, got 0"),
             (["--count", "0"], "--count: expected 1 or more, got 0"),
             (["--held-out", "-3"], "--held-out: expected 1 or more, got -3"),
+            (
+                ["--held-out-seed", "1000"],
+                "Expected --held-out-seed of 1001 or more, got 1000: lower ones are those of",
+            ),
         ],
     )
     def test_where_and_how_many(
@@ -208,6 +239,7 @@ class TestMistakes:
             ("fit --steps 0", "--steps: expected 1 or more, got 0"),
             ("fit --steps -5", "--steps: expected 1 or more, got -5"),
             ("evaluate --frames 0", "--frames: expected 1 or more, got 0"),
+            ("evaluate --held-out-seed 1", "Expected --held-out-seed of 1001 or more, got 1"),
         ],
     )
     def test_too_few(self, capsys: pytest.CaptureFixture[str], command: str, said: str) -> None:

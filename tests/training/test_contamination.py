@@ -8,14 +8,14 @@ import pytest
 from training.contamination import contaminate
 from training.exit_waves import SAMPLING_A
 from training.optics import frequencies
-from training.scattering import carbon_phase
+from training.scattering import atom_phase
 
 SHAPE = (160, 160)
 EMPTY = np.ones(SHAPE, np.complex64)
 
 
 def test_the_phase_of_an_atom_falls_with_its_scattering() -> None:
-    phase = carbon_phase((16, 16), 0.25, 80.0)
+    phase = atom_phase(6, (16, 16), 0.25, 80.0)
     ky, kx = frequencies((16, 16), 0.25)
     order = np.argsort(np.hypot(ky, kx), axis=None)
     assert (np.diff(phase.ravel()[order]) <= 0).all()
@@ -24,7 +24,7 @@ def test_the_phase_of_an_atom_falls_with_its_scattering() -> None:
 
 
 def test_faster_electrons_are_turned_less() -> None:
-    assert carbon_phase((4, 4), 0.25, 300.0)[0, 0] < carbon_phase((4, 4), 0.25, 80.0)[0, 0]
+    assert atom_phase(6, (4, 4), 0.25, 300.0)[0, 0] < atom_phase(6, (4, 4), 0.25, 80.0)[0, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -48,7 +48,7 @@ class TestContaminate:
         wave, covered = contaminate(EMPTY, SAMPLING_A, 80.0, np.random.default_rng(seed))
         thin = (covered > 0.1) & (covered < 0.95)
         # Covered is the thickness over 15 A; each A holds 0.09 atoms an A^2, of carbon or up to twice as heavy.
-        carbon = 15 * 0.09 * carbon_phase(SHAPE, SAMPLING_A, 80.0)[0, 0] * covered[thin].mean()
+        carbon = 15 * 0.09 * atom_phase(6, SHAPE, SAMPLING_A, 80.0)[0, 0] * covered[thin].mean()
         assert 0.7 * 0.8 < np.angle(wave)[thin].mean() / carbon < 2 * 1.2
 
     def test_the_same_seed_draws_the_same(self, seed: int) -> None:

@@ -112,6 +112,15 @@ class TestSummarise:
         assert row["worst_f1_bound_20_pm"] == 1
         assert row["bound_pm"] == pytest.approx(np.sqrt((8**2 + 30**2) / 2))
 
+    def test_the_standard_error_of_f1_is_that_of_the_settings(self, shot: Shot) -> None:
+        f1 = np.tile([0.8, 1.0], 50)
+        good = perfect(shot)
+        rows = [replace(good, score=replace(good.score, f1=one)) for one in f1]
+        lost = replace(good, score=replace(good.score, f1=0.0), decidable=False)
+        # Of 100 settings that lie 0.1 to either side of their mean.
+        assert summarise([*rows, lost])["10000"]["f1_standard_error"] == pytest.approx(0.01, rel=0.01)
+        assert np.isnan(summarise([good])["10000"]["f1_standard_error"])
+
     def test_errors_are_per_axis_and_against_the_bound(self, shot: Shot) -> None:
         moved = inner(shot) + np.array([0.03, 0.04]) / shot.view.sampling_A
         row = summarise([judge(shot, atoms_at(moved, 5.0), 0, 1e4, 7.0)])["10000"]
@@ -163,6 +172,7 @@ class TestSummarise:
             **{"[100] on carbon": 0, "[110] on CeO2": 1, "[110] on carbon": 1},
         }
         assert by_label([perfect(shot)]) == {}
+        assert by_label([*rows, perfect(shot)]) == by_label(rows)  # one of no label is of no kind
 
     def test_poor_frames_do_not_tell_of_sigma(self, shot: Shot) -> None:
         poor = judge(shot, atoms_at(inner(shot)[::3], 0.001), 0, 1e4, 8.0)

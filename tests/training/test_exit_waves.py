@@ -10,7 +10,7 @@ from tests.training.specimens import VOLTAGE_KV, thin
 from training import exit_waves
 from training.exit_waves import SAMPLING_A, exit_wave
 from training.optics import frequencies
-from training.scattering import carbon_phase
+from training.scattering import atom_phase
 
 CELL_A = (8.0, 12.0)
 
@@ -46,7 +46,7 @@ class TestExitWave:
 
     def test_the_phase_is_that_of_contamination_and_bound(self, one_atom: NDArray[np.complex64]) -> None:
         spectrum = np.fft.fft2(np.angle(one_atom)) * SAMPLING_A**2
-        expected = carbon_phase(one_atom.shape, SAMPLING_A, VOLTAGE_KV)
+        expected = atom_phase(6, one_atom.shape, SAMPLING_A, VOLTAGE_KV)
         assert spectrum[0, 0].real == pytest.approx(float(expected[0, 0]), rel=0.03)
         ky, kx = frequencies(one_atom.shape, SAMPLING_A)
         centred = (spectrum * np.exp(2j * np.pi * (ky * 3.0 + kx * 7.5))).real

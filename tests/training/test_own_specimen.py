@@ -18,6 +18,7 @@ from engine import ModelSpec
 from stream.cli import main as atomstream
 from tests.stream.test_serve import sending
 from training import cli
+from training.alone import alone
 from training.cli import main
 from training.recipes.own import own
 from training.recipes.recipe import Recipe, Round
@@ -135,6 +136,18 @@ class TestSpecimen:
         assert "specimen.json was begun with, got another" in complaint(STO.replace("0,0,1", "1,1,0"))
         assert (place / "runs" / "sto" / "specimen.json").read_bytes() == before
 
+    def test_two_at_once_do_not_write_each_other_s_specimen(
+        self, place: Path, stored: list[Recipe], complaint: Callable[[str], str]
+    ) -> None:
+        folder = place / "runs" / "sto"
+        folder.mkdir(parents=True)
+        with alone(folder):  # as another process does, until its exit waves are there
+            said = complaint(STO)
+            assert "sto: expected nobody else to write here, got another `atomstream-train simulate` that does" in said
+            assert not (folder / "specimen.json").exists()
+        assert main(STO.split()) == 0
+        assert (folder / "specimen.json").exists()
+
     def test_until_there_are_exit_waves_it_may_be_corrected(
         self, place: Path, monkeypatch: pytest.MonkeyPatch, complaint: Callable[[str], str]
     ) -> None:
@@ -203,7 +216,8 @@ class TestMistakes:
     @pytest.mark.parametrize("command", ["fit", "export", "evaluate", "simulate"])
     def test_a_name_that_nothing_was_told_of(self, complaint: Callable[[str], str], command: str) -> None:
         said = complaint(f"{command} sto")
-        assert "Expected a shipped recipe (gold, graphene, mos2) or a specimen of your own, got 'sto' without" in said
+        assert "Expected a shipped recipe (gold, gold-quick, graphene, " in said
+        assert "or a specimen of your own, got 'sto' without" in said
         assert "`simulate sto --structure FILE` begins one" in said
 
     @pytest.mark.parametrize(

@@ -70,13 +70,43 @@ class TestWriteReport:
 
     def test_it_shows_a_row_a_dose_the_figures_and_the_worst(self, folder: Path) -> None:
         tags = Tags((folder / "report.html").read_text())
-        assert tags.count["tr"] == 1 + 2
+        assert tags.count["tr"] == (1 + 2) + (1 + 1)  # and the one setting that is undecidable
         assert tags.count["img"] == 3 + 3  # of the four frames one is undecidable
 
     def test_several_classes_are_held_against_each_other(self, results: list[Result], tmp_path: Path) -> None:
         write_report(results, "two", tmp_path, ("C", "N"))
         tags = Tags((tmp_path / "report.html").read_text())
-        assert tags.count["table"] == 1 + 2  # one more at each dose
+        assert tags.count["table"] == 2 + 2  # one more at each dose
+
+    def test_undecidable_settings_are_listed_apart(self, results: list[Result], shot: Shot, tmp_path: Path) -> None:
+        lost, good = results[3], results[0]
+        optics = replace(shot.optics, defocus_A=-77.0, Cs_A=1.25e5, astigmatism_A=33.0, coma_A=44.0, threefold_A=55.0)
+        elsewhere = replace(shot, images=((optics, shot.view),))
+        bright = replace(good, number=1, decidable=False, shot=elsewhere, label="one grain")
+        write_report([*results[:3], replace(lost, shot=elsewhere, label="one grain"), bright], "some", tmp_path)
+        (table,) = re.findall(
+            r"<h2>The 1 undecidable settings</h2>(<table>.*?</table>)", (tmp_path / "report.html").read_text()
+        )
+        head, row = (re.findall(r"<t[hd]>(.*?)</t[hd]>", line) for line in re.findall(r"<tr>(.*?)</tr>", table))
+        assert dict(zip(head, row, strict=True)) == {
+            **{"setting": "1 one grain", "defocus, A": "-77", "Cs, um": "12.5", "astigmatism, A": "33"},
+            **{"coma, A": "44", "threefold, A": "55", "pixel size, A": "0.3"},
+            **{"F1 at 100000 e/A²": "1", "F1 at 10000 e/A²": "0"},
+        }
+
+    def test_all_decidable_lists_none(self, results: list[Result], tmp_path: Path) -> None:
+        write_report(results[:3], "all", tmp_path)
+        assert (tmp_path / "report.html").read_text().endswith("<h2>The 0 undecidable settings</h2>")
+
+    def test_figures_of_other_frames_stand_beside(self, results: list[Result], tmp_path: Path) -> None:
+        beside = {"3e+04 e/A^2, in dirt": {"covered_left_out": 0.875, "clear_f1": float("nan")}}
+        table = write_report(results, "dirt", tmp_path, beside=beside)
+        assert list(table) == ["100000", "10000"]
+        page = (tmp_path / "report.html").read_text()
+        assert "at 3e+04 e/A², in dirt" in page
+        assert "<td>0.875</td>" in page
+        written = json.loads((tmp_path / "report.json").read_text())
+        assert written["3e+04 e/A^2, in dirt"] == {"covered_left_out": 0.875, "clear_f1": None}
 
     def test_names_are_text(self, folder: Path) -> None:
         assert "graphene &lt;1&gt;, openvino f32" in (folder / "report.html").read_text()

@@ -15,11 +15,20 @@ from engine import ConfigError, FileError
 from training import specimen_file
 from training.specimen_file import FORMATS, as_json, read_specimen, read_structure, specimen_of, write_specimen
 
+MOLECULES = {".mol", ".sdf"}  # have no cell
+ASKED = {  # by ASE's writers, beside the atoms
+    "espresso-in": {"pseudopotentials": {"Zn": "Zn.UPF", "O": "O.UPF"}},
+    "mustem": {"keV": 300, "debye_waller_factors": 0.5},
+}
 
-@pytest.mark.parametrize("name", [*(f"zno{ending}" for ending in FORMATS), "POSCAR", "CONTCAR"])
+
+@pytest.mark.parametrize(
+    "name", [*(f"zno{end}" for end in FORMATS if end not in {".xtl", *MOLECULES}), "POSCAR", "CONTCAR"]
+)
 def test_each_format_gives_the_crystal(tmp_path: Path, name: str) -> None:
     crystal = bulk("ZnO", "wurtzite", a=3.25, c=5.2)
-    write(tmp_path / name, crystal, format=specimen_file._NAMED.get(name) or FORMATS[Path(name).suffix])
+    kind = specimen_file._NAMED.get(name) or FORMATS[Path(name).suffix]
+    write(tmp_path / name, crystal, format=kind, **ASKED.get(kind, {}))
     positions_A, numbers, cell_A = read_structure(tmp_path / name, crystal=True)
     assert sorted(numbers.tolist()) == [8, 8, 30, 30]
     assert cell_A is not None
@@ -27,6 +36,27 @@ def test_each_format_gives_the_crystal(tmp_path: Path, name: str) -> None:
     assert np.linalg.det(cell_A) == pytest.approx(-crystal.get_volume(), rel=2e-3)  # rows in (z, y, x)
     apart = np.linalg.norm(positions_A[:, None] - positions_A[None], axis=2)
     np.testing.assert_allclose(np.sort(apart, axis=None), np.sort(crystal.get_all_distances(), axis=None), atol=2e-3)
+
+
+@pytest.mark.parametrize("ending", sorted(MOLECULES))
+def test_a_molecule_has_no_cell(tmp_path: Path, ending: str) -> None:
+    Atoms("AuO", [(0, 0, 0), (0, 0, 2.5)]).write(tmp_path / f"two{ending}", format="mol")
+    positions_A, numbers, cell_A = read_structure(tmp_path / f"two{ending}", crystal=False)
+    assert (positions_A.tolist(), numbers.tolist(), cell_A) == ([[0, 0, 0], [2.5, 0, 0]], [79, 8], None)
+
+
+@pytest.mark.parametrize("occupancies", [1.0, 0.5])
+def test_mustem_s_file_and_its_sites_occupied_in_part(tmp_path: Path, occupancies: float) -> None:
+    path, gold = tmp_path / "gold.xtl", bulk("Au", cubic=True)
+    write(path, gold, format="mustem", occupancies=occupancies, **ASKED["mustem"])
+    if occupancies < 1:
+        with pytest.raises(FileError, match="got sites that are occupied in part"):
+            read_structure(path, crystal=True)
+    else:
+        positions_A, numbers, cell_A = read_structure(path, crystal=True)
+        assert numbers.tolist() == [79] * 4
+        np.testing.assert_allclose(positions_A, gold.positions[:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(cell_A, axis=1), 4.08)
 
 
 def test_axes_go_from_x_y_z_to_z_y_x(tmp_path: Path) -> None:
@@ -45,6 +75,7 @@ XYZ = "2\n\nAu 0 0 0\nAu 0 0 3\n"
         ("atoms.traj", XYZ, "expected a structure file (.cif, .vasp"),
         ("atoms.py", XYZ, "got another kind: convert it"),
         ("atoms", XYZ, "got another kind"),
+        *((f"atoms.{end}", XYZ, "got another kind") for end in ("cell", "res", "json", "db", "xtd", "data", "gro")),
         ("empty.cif", "", "expected a structure as cif, got "),
         ("cut.xyz", XYZ[:-9], "expected a structure as extxyz, got "),
         ("none.xyz", "0\n\n", "expected 1 to 200000 atoms, got 0"),

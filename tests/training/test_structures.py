@@ -172,6 +172,20 @@ class TestDefects:
         assert not cKDTree(flat(wild, seed)).query_pairs(0.75 * BOND_A)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "label"),
+    [
+        (replace(WHOLE, grains=(1.0,)), "one grain"),
+        (replace(WHOLE, grains=(0.0, 1.0)), "grain boundaries"),
+        (replace(WHOLE, grains=(0.0, 0.0, 1.0), perfect_chance=1.0), "one grain"),
+    ],
+)
+def test_reports_tell_sheets_with_grain_boundaries_apart(ranges: SheetRanges, label: str) -> None:
+    drawn = [ranges.draw(np.random.default_rng(seed)) for seed in range(3)]
+    assert {one.label for one in drawn} == {label}
+    assert any(len(ring) != 6 for one in drawn for ring in rings(one.sites.positions_A)) == (label != "one grain")
+
+
 class TestSeeds:
     def test_the_same_seed_draws_the_same_sheet(self) -> None:
         ranges = SheetRanges(cell_A=CELL_A)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.decidable import crystal_sign
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, family_spec
 from training.specimen_file import OwnSpecimen
@@ -27,7 +26,6 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
         defocus_A=(-focus_A, focus_A),
         dose_e_A2=(3e2, 1e5),
         contamination_chance=0.2,
-        rule=crystal_sign,
     )
     spec = family_spec(
         name,

@@ -43,19 +43,25 @@ class SheetRanges:
 
     def draw(self, rng: np.random.Generator) -> Structure:
         """One sheet, every atom to be found."""
-        atoms = sheet(self, rng)
-        return Structure(atoms, np.full(len(atoms), 6, np.uint8), self.cell_A, Sites.of_carbon(atoms[:, 1:]))
+        atoms, grains = _untangled(self, rng)
+        label = "one grain" if grains == 1 else "grain boundaries"
+        return Structure(atoms, np.full(len(atoms), 6, np.uint8), self.cell_A, Sites.of_carbon(atoms[:, 1:]), label)
 
 
 def sheet(ranges: SheetRanges, rng: np.random.Generator) -> NDArray[np.float64]:
     """One sheet that covers the square cell, (N, 3) positions (z, y, x) in A."""
+    return _untangled(ranges, rng)[0]
+
+
+def _untangled(ranges: SheetRanges, rng: np.random.Generator) -> tuple[NDArray[np.float64], int]:
+    """A sheet, and how many grains it has."""
     while True:  # two flipped edges side by side can tangle; such a sheet is drawn again
-        atoms = _draw(ranges, rng)
+        atoms, grains = _draw(ranges, rng)
         if not cKDTree(atoms[:, 1:]).query_pairs(0.75 * BOND_A):
-            return atoms
+            return atoms, grains
 
 
-def _draw(ranges: SheetRanges, rng: np.random.Generator) -> NDArray[np.float64]:
+def _draw(ranges: SheetRanges, rng: np.random.Generator) -> tuple[NDArray[np.float64], int]:
     perfect = rng.random() < ranges.perfect_chance
     count = 1 if perfect else 1 + int(rng.choice(len(ranges.grains), p=ranges.grains))
     centres = _ring_centres(ranges.cell_A, count, rng)
@@ -70,7 +76,7 @@ def _draw(ranges: SheetRanges, rng: np.random.Generator) -> NDArray[np.float64]:
         atoms, bonds = _remove_atoms(atoms, bonds, ranges, area, rng)
     atoms = _relax(atoms, bonds)
     atoms = strain(atoms, ranges.strain, rng)
-    return _thermal(atoms, ranges, rng)
+    return _thermal(atoms, ranges, rng), count
 
 
 def _ring_centres(cell_A: float, grains: int, rng: np.random.Generator) -> Points:
