@@ -11,7 +11,7 @@ import torch
 
 from engine import ModelError
 from engine.shipped import list_models
-from training.checkpoint import begun_with, describe_fit, save_checkpoint
+from training.checkpoint import begun_with, describe_fit
 from training.exit_waves import Specimen
 from training.export import write_network
 from training.fit import fit, new_network
