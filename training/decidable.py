@@ -36,6 +36,7 @@ _NEAR_A = 2.0  # of a column: what else may be stronger
 _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothing is stronger
 _MOSTLY, _CLEARLY = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
 _PAIRS = 0.85  # of all pairs of neighbours, those that stand out from what is half way
+_DARKER = 0.25  # of the columns' contrast: how much darker a square lattice may be half way, in the mean of all pairs
 _NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
@@ -91,8 +92,9 @@ def gold_sign(
     and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
     Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
     columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every one: along
-    one direction, or in one part of a particle, it may be the other way. Not of [100], whose negative has its columns
-    in the middle of four. Fewer than seven columns make no lattice that could be told.
+    one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in the
+    middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its negative.
+    Fewer than seven columns make no lattice that could be told.
     """
     detail = _detail(images[0], sampling_A)
     positions = positions_A[0]
@@ -104,8 +106,10 @@ def gold_sign(
         return False
     half_way = _at(detail, positions[pairs].mean(axis=1), sampling_A)
     over = (contrast[pairs].mean(axis=1) - half_way) * math.copysign(1, sign)
-    seen = np.isfinite(over)
-    return neighbours == 4 or bool(_sign(over) > _CLEARLY and (over[seen] > 0).mean() > _PAIRS)
+    over = over[np.isfinite(over)]
+    if neighbours == 4:
+        return bool(-np.minimum(over, 0).mean() < _DARKER * np.nanmean(np.abs(contrast)))
+    return bool(_sign(over) > _CLEARLY and (over > 0).mean() > _PAIRS)
 
 
 def crystal_sign(

@@ -216,6 +216,16 @@ class TestGold:
         image = spots(halves[inside], np.where(holes, 0.5, -0.5)[inside], 0.35)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is True
 
+    def test_but_not_much_darker_along_one_axis(self) -> None:
+        counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
+        halves = counts @ np.array(STEPS["100"]) / 2 + SIZE * SAMPLING_A / 2
+        inside = np.hypot(*(halves - SIZE * SAMPLING_A / 2).T) < 14
+        columns, along = (counts % 2 == 0).all(axis=1), (counts % 2 == [1, 0]).all(axis=1)
+        image = spots(halves[inside], np.select([columns, along], [-0.4, -0.8], 0.6)[inside], 0.35)
+        positions = halves[columns & inside]
+        assert of_one_sign(image, positions)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
     def test_a_few_columns_make_no_lattice(self) -> None:
         positions = np.array([[20.0, 20.0], [20.0, 22.9], [22.0, 21.4]])
         image = spots(positions, np.full(3, -0.5), 0.35)
