@@ -92,9 +92,9 @@ def gold_sign(
     and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
     Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
     columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every one: along
-    one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in the
-    middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its negative.
-    Fewer than seven columns make no lattice that could be told.
+    one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in
+    the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its
+    negative. Fewer than seven columns make no lattice that could be told.
     """
     detail = _detail(images[0], sampling_A)
     positions = positions_A[0]
