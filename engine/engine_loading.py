@@ -13,6 +13,8 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
+from engine.errors import emptied
+
 _POLL_S = 0.1
 _SILENT_S = 1.0
 _EXIT_S = 300.0  # one step may be the timing of all kernels, which takes as long as nearly the whole build
@@ -77,7 +79,7 @@ class Loading(Generic[_Engine]):
         try:
             self.engine = load(lambda: self._wanted)
         except Exception as error:  # whatever it is: it is told to who wants the engine
-            self.error = error.with_traceback(None)  # which would hold on to what was made of it
+            self.error = emptied(error)  # else it holds on to what was made
         finally:
             self._over.set()
             _UNDER_WAY.discard(self)

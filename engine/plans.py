@@ -17,7 +17,7 @@ from weakref import WeakSet
 from engine.device import KINDS, Device, Stream
 from engine.device_plan import DeviceNetwork, Kind, Ledger, Place, Plan
 from engine.device_prepare import device_dtype
-from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
+from engine.errors import AtomstreamError, DeviceError, FrameError, emptied, one_line
 from engine.frame import Frame
 from engine.prepare import network_shape
 from engine.spec import ModelSpec
@@ -181,12 +181,12 @@ class Plans:
         try:
             return self._plan(self._device, kind)
         except FrameError as error:
-            failed = error.with_traceback(None)  # which would hold on to the buffers that were made
+            failed = emptied(error)  # else it holds on to the buffers that were made
         if self._free_others(kind):
             try:
                 return self._plan(self._device, kind)
             except FrameError as error:
-                failed = error.with_traceback(None)
+                failed = emptied(error)
         raise self._no_room(kind, failed) from None
 
     def _plan(self, device: Any, kind: Kind) -> Plan:

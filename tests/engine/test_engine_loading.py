@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import suppress
 from threading import Event, Timer
 
@@ -80,6 +81,24 @@ def test_an_error_is_who_waits_for_its(error):
 
     with pytest.raises(error, match="no such thing"):
         Loading(fail).result()
+
+
+def test_an_error_holds_nothing_of_what_was_made():
+    """GPU memory, for as long as somebody may still ask for the error; nor does the error that it came from."""
+    made = []
+
+    def fail(wanted):
+        half = Event()
+        made.append(weakref.ref(half))
+        try:
+            raise MemoryError("Out of memory allocating 512 bytes")
+        except MemoryError:
+            raise ModelError("Expected an engine, got no memory: free some") from None
+
+    loading = Loading(fail)
+    loading.join()
+    assert made[0]() is None
+    assert "got no memory" in str(loading.error)
 
 
 def test_whoever_waits_for_a_build_that_is_cancelled_is_interrupted(step):

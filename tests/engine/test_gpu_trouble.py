@@ -9,7 +9,7 @@ from engine import Frame, FrameError, ModelError, load_detector
 from engine.device_plan import PLACES, Ledger
 from engine.errors import DeviceError
 from tests.cuda_on_cpu import OnDevice
-from tests.engine.host_network import expect_same_atoms, some_frame
+from tests.engine.host_network import expect_same_atoms, no_memory, some_frame
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def scarce(cuda_on_cpu, monkeypatch):
     def let(is_full):
         def some(shape, dtype):
             if is_full():
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
             return zeros(shape, dtype)
 
         monkeypatch.setattr(cuda_on_cpu, "zeros", some)
@@ -42,7 +42,7 @@ class TestKindsWithoutRoomTogether:
 
             def bind_alone(stream, pixels, maps):
                 if any(enqueue() for enqueue in works_in):
-                    raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                    no_memory()
                 enqueue = bind(stream, pixels, maps)
                 works_in.append(weakref.ref(enqueue))
                 return enqueue
@@ -93,7 +93,7 @@ class TestTrouble:
     def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
         def full(stream):
             if len(detector._device_network.sizes) < 2:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
 
         detector = make(tiny_model, full)
         frame = some_frame(draw_frame, (1500, 48))
@@ -111,7 +111,7 @@ class TestTrouble:
 
         def full(stream):
             if is_full:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
 
         detector = make(tiny_model, full)
         frames = [some_frame(draw_frame), some_frame(draw_frame, (1500, 48))]
@@ -126,7 +126,7 @@ class TestTrouble:
         self, make, tiny_model, draw_frame, cuda_on_cpu, caplog
     ):
         def full(stream):
-            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            no_memory()
 
         detector = make(tiny_model, full)
         frame = some_frame(draw_frame, (1500, 48))
