@@ -9,7 +9,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,7 @@ _SILENT_S = 1.0
 _EXIT_S = 300.0  # one step may be the timing of all kernels, which takes as long as nearly the whole build
 _INTERRUPTED = 130
 _UNDER_WAY: set[Loading[Any]] = set()  # of the process, whoever wants them
+_NONE_WANTED: set[object] = set()  # a mark of each block that is left, in which nothing is to be built any more
 _LOG = logging.getLogger("atomstream")
 
 _Engine = TypeVar("_Engine")
@@ -40,6 +42,8 @@ class Loading(Generic[_Engine]):
         self._wanted = True  # no Event: it is set by who handles a signal, who must not wait for a lock
         self._over = Event()  # of a thread whose join was interrupted Python 3.11 says that it is over
         _UNDER_WAY.add(self)
+        if _NONE_WANTED:  # asked now: who cancels meanwhile finds this one under way
+            self.cancel()
         Thread(target=self._run, args=(load,), name="engine", daemon=True).start()
 
     @property
@@ -77,7 +81,8 @@ class Loading(Generic[_Engine]):
 
     def _run(self, load: Callable[[Callable[[], bool]], _Engine]) -> None:
         try:
-            self.engine = load(lambda: self._wanted)
+            if self._wanted:
+                self.engine = load(lambda: self._wanted)
         except Exception as error:  # whatever it is: it is told to who wants the engine
             self.error = emptied(error)  # else it holds on to what was made
         finally:
@@ -89,6 +94,24 @@ def cancel_builds() -> None:
     """Let whatever is built end at its next step; from a signal handler, or any thread."""
     for loading in tuple(_UNDER_WAY):
         loading.cancel()
+
+
+@contextmanager
+def cancelling() -> Iterator[Callable[[], None]]:
+    """What cancels the builds under way, and all that would begin later in this block; from a signal handler too.
+
+    A signal may come at any time, also between two builds or before the first.
+    """
+    mark = object()
+
+    def cancel() -> None:
+        _NONE_WANTED.add(mark)
+        cancel_builds()
+
+    try:
+        yield cancel
+    finally:
+        _NONE_WANTED.discard(mark)
 
 
 @atexit.register

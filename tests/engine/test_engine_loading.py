@@ -11,7 +11,7 @@ from threading import Event, Timer
 import pytest
 
 from engine import ModelError, engine_loading
-from engine.engine_loading import Loading, cancel_builds
+from engine.engine_loading import Loading, cancel_builds, cancelling
 
 BUILDS = """
 import os, signal, sys, threading, time
@@ -110,6 +110,19 @@ def test_whoever_waits_for_a_build_that_is_cancelled_is_interrupted(step):
         loading.result()
     assert not loading.is_over  # nor is who waits kept for the step
     timer.join()
+
+
+def test_what_begins_later_in_a_block_that_is_cancelled_is_not_even_begun():
+    begun = []
+    with cancelling() as cancel:
+        assert Loading(lambda wanted: "engine").result() == "engine"
+        cancel()
+        loading = Loading(begun.append)
+        with pytest.raises(KeyboardInterrupt):
+            loading.result()
+        loading.join()
+    assert not begun
+    assert Loading(lambda wanted: "engine").result() == "engine"
 
 
 def test_an_interruption_is_not_kept_waiting_for_the_step(step):
