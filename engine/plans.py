@@ -120,7 +120,10 @@ class Plans:
         return error.reason == "no_memory" and not self._shrink(plan) and self._free_others(plan.kind)
 
     def explained(self, error: FrameError, kind: Kind) -> FrameError:
-        """A new error, which holds nothing of the frame; it names the others that have the memory there was none of."""
+        """What to raise, outside of any `except`: a new error, as one in a local of who raises it would be a cycle.
+
+        It names the others that have the memory there was none of.
+        """
         others = sorted({str(plan.kind) for plan in self._alive if plan.kind != kind})
         if error.reason != "no_memory" or not others:
             return FrameError(error.reason, str(error))

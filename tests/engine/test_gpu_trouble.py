@@ -90,6 +90,26 @@ class TestKindsWithoutRoomTogether:
 
 
 class TestTrouble:
+    def test_what_a_frame_took_in_vain_is_free_for_its_next_try_and_not_held_by_its_error(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        detector, taken, held = make(tiny_model), [], []
+
+        def bind(stream, pixels, maps):
+            context = np.zeros(9)
+            taken.append(weakref.ref(context))
+            no_memory()
+
+        detector.detect(some_frame(draw_frame))
+        monkeypatch.setattr(detector._device_network, "bind", bind)
+        monkeypatch.setattr(cuda_on_cpu, "trim", lambda: held.append([one() is not None for one in taken]))
+        with pytest.raises(FrameError, match="got none: free some") as caught:
+            detector.detect(some_frame(draw_frame, (48, 48)))
+        assert held == [[], [False]]
+        assert len(taken) == 2
+        assert caught.value.__context__ is None
+        assert taken[1]() is None
+
     def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
         def full(stream):
             if len(detector._device_network.sizes) < 2:

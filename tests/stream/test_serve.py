@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import signal
@@ -21,15 +22,16 @@ import zmq
 from rich.console import Console
 
 from engine import load_detector
+from engine.device_plan import Place, Plan
 from engine.engine_loading import Loading
-from engine.errors import DeviceError, FrameError
+from engine.errors import DeviceError
 from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
 from stream import detectors, serve
 from stream.cli import main
 from stream.messages import encode
 from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
-from tests.engine.test_gpu_detector import HostNetwork
+from tests.engine.host_network import HostNetwork, no_memory
 from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
 from tests.stream.test_sources import two
 
@@ -206,14 +208,21 @@ class TestShortOfMemory:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        refusals = [FrameError("no_memory", "GPU expects free memory, got none: free some, or bin")] * 2
+        runs, refused = itertools.count(), []
 
         def before(stream: object) -> None:
-            if refusals:
-                raise refusals.pop()
+            if refused[-1]:
+                no_memory()
 
         spec = ModelSpec.read(tiny_model)
         detector = GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec, before))
+        run = detector._run
+
+        def run_from_the_third(plan: Plan, place: Place) -> None:
+            refused.append(next(runs) < 2)  # however often it is tried
+            run(plan, place)
+
+        detector._run = run_from_the_third  # type: ignore[method-assign]
         detector.settle = lambda frame: None  # type: ignore[method-assign]  # else it is that which finds none
         monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
         assert serve_frames(tiny_model, 5) == 0
