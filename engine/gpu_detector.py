@@ -219,8 +219,7 @@ class GpuDetector(Detector):
                 return plan.run(self._computes, place)
             except FrameError as error:
                 failed = emptied(error)  # else it holds on to what was taken, which is not freed then
-            if not self._plans.make_room(failed, plan):
-                raise self._plans.explained(failed, plan.kind)
+            self._plans.make_room(failed, plan)
 
     def _found(self, place: Place) -> NDArray[Any]:
         """The candidates of a place that is done."""

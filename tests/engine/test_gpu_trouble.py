@@ -125,6 +125,28 @@ class TestTrouble:
         assert detector._device_network.sizes == [(1504, 48), (752, 48)]
         assert len(atoms) == len(expected) > 100
 
+    def test_a_frame_whose_next_runs_in_smaller_strips_is_not_told_to_allow_more(self, make, tiny_model, draw_frame):
+        """Whatever other kinds hold memory: it may be enough then."""
+        is_full = False
+
+        def full(stream):
+            if is_full:
+                no_memory()
+
+        detector = make(tiny_model, full)
+        other, frame = some_frame(draw_frame), some_frame(draw_frame, (1500, 48))
+        prepared = detector.prepare(other)
+        maps, is_full = detector.infer(prepared), True
+        with pytest.raises(FrameError, match="got none: free some") as caught:
+            detector.detect(frame)
+        assert caught.value.reason == "no_memory"
+        while detector._plans.most_pixels > 656 * 48:  # the lowest that can be cut
+            with pytest.raises(FrameError):
+                detector.detect(frame)
+        with pytest.raises(FrameError, match=r"beside 96 x 112 .*: allow more than 4096 MB"):
+            detector.detect(frame)
+        assert len(detector.locate(other, prepared, maps)) > 0
+
     def test_strips_never_shrink_to_what_cannot_be_cut(self, make, tiny_model, draw_frame):
         """Memory that others took may be free again: frames are dropped until then, not for ever."""
         is_full = True

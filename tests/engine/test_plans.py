@@ -59,7 +59,8 @@ def test_buffers_are_freed_once_nothing_runs_on_them(make, tiny_model, draw_fram
     cuda_on_cpu.log.clear()
     if what == "shrink":
         plan.least_pixels = 0
-        detector._plans.make_room(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
+        with pytest.raises(FrameError, match="got none"):
+            detector._plans.make_room(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
     elif what == "another kind":
         detector.prepare(frames[KINDS])
     else:
