@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -119,18 +120,20 @@ def _end_builds() -> None:
     """Wait for them, so long as somebody wants to: Ctrl-C ends the process at once, as no crash can any more."""
     cancel_builds()
     try:
-        for loading in tuple(_UNDER_WAY):
-            _wait_for(loading)
+        if not _are_over(_SILENT_S):
+            _LOG.warning(
+                "Waiting up to %.0f s for TensorRT, which ends the build of an engine between two steps only: Ctrl-C "
+                "ends it at once",
+                _EXIT_S,
+            )
+            _are_over(_EXIT_S)
     except KeyboardInterrupt:
         os._exit(_INTERRUPTED)
 
 
-def _wait_for(loading: Loading[Any]) -> None:
-    loading.join(_SILENT_S)
-    if not loading.is_over:
-        _LOG.warning(
-            "Waiting up to %.0f s for TensorRT, which ends the build of an engine between two steps only: Ctrl-C ends "
-            "it at once",
-            _EXIT_S,
-        )
-        loading.join(_EXIT_S)
+def _are_over(seconds: float) -> bool:
+    """Whether all of them are; waits for that, but no longer than so many seconds, however many there are."""
+    until_s, waited_for = time.monotonic() + seconds, tuple(_UNDER_WAY)
+    for loading in waited_for:
+        loading.join(max(0.0, until_s - time.monotonic()))
+    return all(loading.is_over for loading in waited_for)

@@ -159,6 +159,19 @@ def test_the_end_of_the_process_waits_and_says_what_for(step, monkeypatch, caplo
     assert not caplog.records
 
 
+def test_the_end_of_the_process_waits_no_longer_for_several_builds(step, monkeypatch, caplog):
+    monkeypatch.setattr(engine_loading, "_SILENT_S", 0.01)
+    monkeypatch.setattr(engine_loading, "_EXIT_S", 0.1)
+    waits, join = [], Loading.join
+    monkeypatch.setattr(Loading, "join", lambda self, seconds=None: waits.append(seconds) or join(self, seconds))
+    builds = [Loading(stubborn(step)) for _ in range(5)]
+    engine_loading._end_builds()
+    assert len(caplog.messages) == 1
+    assert len(waits) >= 2 * len(builds)
+    assert sum(waits) < 2 * (0.01 + 0.1)
+    assert not any(loading.is_over for loading in builds)
+
+
 @pytest.mark.parametrize(("then", "status"), [(ENDS, 3), (IS_INTERRUPTED, 4)])
 def test_a_process_ends_as_it_wants_to_with_a_build_under_way(edition, then, status):
     """For real: without the wait TensorRT for RTX takes most such processes down, and it swallows an interruption."""
