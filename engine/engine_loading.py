@@ -9,15 +9,20 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
+
+from engine.errors import emptied
 
 _POLL_S = 0.1
 _SILENT_S = 1.0
 _EXIT_S = 300.0  # one step may be the timing of all kernels, which takes as long as nearly the whole build
 _INTERRUPTED = 130
 _UNDER_WAY: set[Loading[Any]] = set()  # of the process, whoever wants them
+_NONE_WANTED: set[object] = set()  # a mark of each block that is left, in which nothing is to be built any more
 _LOG = logging.getLogger("atomstream")
 
 _Engine = TypeVar("_Engine")
@@ -38,6 +43,8 @@ class Loading(Generic[_Engine]):
         self._wanted = True  # no Event: it is set by who handles a signal, who must not wait for a lock
         self._over = Event()  # of a thread whose join was interrupted Python 3.11 says that it is over
         _UNDER_WAY.add(self)
+        if _NONE_WANTED:  # asked now: who cancels meanwhile finds this one under way
+            self.cancel()
         Thread(target=self._run, args=(load,), name="engine", daemon=True).start()
 
     @property
@@ -75,9 +82,10 @@ class Loading(Generic[_Engine]):
 
     def _run(self, load: Callable[[Callable[[], bool]], _Engine]) -> None:
         try:
-            self.engine = load(lambda: self._wanted)
+            if self._wanted:
+                self.engine = load(lambda: self._wanted)
         except Exception as error:  # whatever it is: it is told to who wants the engine
-            self.error = error.with_traceback(None)  # which would hold on to what was made of it
+            self.error = emptied(error)  # else it holds on to what was made
         finally:
             self._over.set()
             _UNDER_WAY.discard(self)
@@ -89,23 +97,43 @@ def cancel_builds() -> None:
         loading.cancel()
 
 
+@contextmanager
+def cancelling() -> Iterator[Callable[[], None]]:
+    """What cancels the builds under way, and all that would begin later in this block; from a signal handler too.
+
+    A signal may come at any time, also between two builds or before the first.
+    """
+    mark = object()
+
+    def cancel() -> None:
+        _NONE_WANTED.add(mark)
+        cancel_builds()
+
+    try:
+        yield cancel
+    finally:
+        _NONE_WANTED.discard(mark)
+
+
 @atexit.register
 def _end_builds() -> None:
     """Wait for them, so long as somebody wants to: Ctrl-C ends the process at once, as no crash can any more."""
     cancel_builds()
     try:
-        for loading in tuple(_UNDER_WAY):
-            _wait_for(loading)
+        if not _are_over(_SILENT_S):
+            _LOG.warning(
+                "Waiting up to %.0f s for TensorRT, which ends the build of an engine between two steps only: Ctrl-C "
+                "ends it at once",
+                _EXIT_S,
+            )
+            _are_over(_EXIT_S)
     except KeyboardInterrupt:
         os._exit(_INTERRUPTED)
 
 
-def _wait_for(loading: Loading[Any]) -> None:
-    loading.join(_SILENT_S)
-    if not loading.is_over:
-        _LOG.warning(
-            "Waiting up to %.0f s for TensorRT, which ends the build of an engine between two steps only: Ctrl-C ends "
-            "it at once",
-            _EXIT_S,
-        )
-        loading.join(_EXIT_S)
+def _are_over(seconds: float) -> bool:
+    """Whether all of them are; waits for that, but no longer than so many seconds, however many there are."""
+    until_s, waited_for = time.monotonic() + seconds, tuple(_UNDER_WAY)
+    for loading in waited_for:
+        loading.join(max(0.0, until_s - time.monotonic()))
+    return all(loading.is_over for loading in waited_for)

@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 class AtomstreamError(Exception):
@@ -61,3 +64,12 @@ def writing(path: Path, expected: str, remedy: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """What a library says, without its line ends."""
     return " ".join(str(error).split())
+
+
+def emptied(error: _Error) -> _Error:
+    """The error, without what its traceback and those of the errors it came from hold on to: the locals of each step.
+
+    For an error that is kept while there is another try: what was made of the first may be GPU memory.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

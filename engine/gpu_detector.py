@@ -22,7 +22,7 @@ from engine.detector import Detector
 from engine.device import KINDS, Device
 from engine.device_plan import PLACES, DeviceNetwork, Place, Plan, candidates_in
 from engine.device_prepare import stage
-from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
+from engine.errors import AtomstreamError, DeviceError, FrameError, emptied, one_line
 from engine.frame import Frame
 from engine.network import Maps
 from engine.plans import Plans, Ticket
@@ -139,8 +139,7 @@ class GpuDetector(Detector):
                 if not plan.bound:
                     self._device_network.ready(plan.strip_size)
                 self._device.wait(self._computes, place.uploaded)
-                while not self._run(plan, place):
-                    pass
+                self._run(plan, place)
                 self._device.record(place.done, self._computes)
         except DeviceError as error:
             self._take_over(error)
@@ -213,15 +212,14 @@ class GpuDetector(Detector):
                 self._device.upload(self._uploads, place.mask, place.mask_host)
             self._device.record(place.uploaded, self._uploads)
 
-    def _run(self, plan: Plan, place: Place) -> bool:
-        """Whether a frame was put into the stream; where not, memory was freed for it since."""
-        try:
-            plan.run(self._computes, place)
-        except FrameError as error:
-            if not self._plans.make_room(error, plan):
-                raise self._plans.explained(error, plan.kind) from None
-            return False  # tried again by the caller: as long as the error is at hand it holds what was taken
-        return True
+    def _run(self, plan: Plan, place: Place) -> None:
+        """Put a frame into the stream; where it finds no memory again, for as long as some was freed for it since."""
+        while True:
+            try:
+                return plan.run(self._computes, place)
+            except FrameError as error:
+                failed = emptied(error)  # else it holds on to what was taken, which is not freed then
+            self._plans.make_room(failed, plan)
 
     def _found(self, place: Place) -> NDArray[Any]:
         """The candidates of a place that is done."""

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from engine.device import KINDS, Device, Stream
 from engine.device_plan import DeviceNetwork, Kind, Ledger, Place, Plan
 from engine.device_prepare import device_dtype
-from engine.errors import AtomstreamError, DeviceError, FrameError, one_line
+from engine.errors import AtomstreamError, DeviceError, FrameError, emptied, one_line
 from engine.frame import Frame
 from engine.prepare import network_shape
 from engine.spec import ModelSpec
@@ -111,16 +111,22 @@ class Plans:
         """A place for a frame; waits where all are taken, so without a lock around it."""
         return Ticket(plan, self._dropped)
 
-    def make_room(self, error: FrameError, plan: Plan) -> bool:
-        """After a frame that found no memory to run in: whether it can be tried again now.
+    def make_room(self, error: FrameError, plan: Plan) -> None:
+        """After a frame that found no memory to run in: return where it can be tried again now, else raise what it did.
 
         Strips of half the size, from the next frame on, while they can be lower; then what is kept for other kinds is
-        freed for this one.
+        freed for this one. Where neither can be, the error names what is in the way.
         """
-        return error.reason == "no_memory" and not self._shrink(plan) and self._free_others(plan.kind)
+        if error.reason != "no_memory" or self._shrink(plan):
+            raise FrameError(error.reason, str(error))
+        if not self._free_others(plan.kind):
+            raise self._explained(error, plan.kind)
 
-    def explained(self, error: FrameError, kind: Kind) -> FrameError:
-        """A new error, which holds nothing of the frame; it names the others that have the memory there was none of."""
+    def _explained(self, error: FrameError, kind: Kind) -> FrameError:
+        """What to raise: an error that names the others that have the memory there was none of.
+
+        A new one in any case: one that is in a local of who raises it would hold on to itself, and so to the frame.
+        """
         others = sorted({str(plan.kind) for plan in self._alive if plan.kind != kind})
         if error.reason != "no_memory" or not others:
             return FrameError(error.reason, str(error))
@@ -181,12 +187,12 @@ class Plans:
         try:
             return self._plan(self._device, kind)
         except FrameError as error:
-            failed = error.with_traceback(None)  # which would hold on to the buffers that were made
+            failed = emptied(error)  # else it holds on to the buffers that were made
         if self._free_others(kind):
             try:
                 return self._plan(self._device, kind)
             except FrameError as error:
-                failed = error.with_traceback(None)
+                failed = emptied(error)
         raise self._no_room(kind, failed) from None
 
     def _plan(self, device: Any, kind: Kind) -> Plan:
@@ -195,7 +201,7 @@ class Plans:
     def _no_room(self, kind: Kind, failed: FrameError) -> AtomstreamError:
         """What to raise where the buffers found no memory; of the device's end where no lower strip is left to try."""
         if failed.reason != "no_memory" or self._alive:  # a frame on its way holds buffers: it is over in a moment
-            return self.explained(failed, kind)
+            return self._explained(failed, kind)
         ledger, said, lower = Ledger(), str(failed), False
         with suppress(FrameError):  # strips that cannot be cut: that is what failed
             plan = self._plan(ledger, kind)

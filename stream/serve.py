@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.panel import Panel
 from rich.table import Table
 
-from engine.engine_loading import cancel_builds
+from engine.engine_loading import cancelling
 from engine.errors import FileError
 from stream.config import ServeConfig
 from stream.config_file import add_options, config_text, read_configs
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     shared = configs[0]
     with (
+        cancelling() as cancel_builds,
         stop_on_signals(cancel_builds) as stop,
         load_detectors(configs) as detectors,
         Service(configs, detectors) as service,

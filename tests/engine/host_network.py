@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine import load_detector
+from engine import FrameError, load_detector
 from engine.gpu_detector import GpuDetector
 from engine.network import OpenVinoNetwork
 from engine.spec import ModelSpec
@@ -44,6 +44,14 @@ class HostNetwork:
     def close(self):
         self.closed = True
         self.network.close()
+
+
+def no_memory():
+    """Raise what a device without memory does: within an `except`, so that CuPy's error hangs on ours."""
+    try:
+        raise MemoryError("Out of memory allocating 512 bytes")
+    except MemoryError:
+        raise FrameError("no_memory", "GPU expects free memory, got none: free some") from None
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import suppress
 from threading import Event, Timer
 
 import pytest
 
 from engine import ModelError, engine_loading
-from engine.engine_loading import Loading, cancel_builds
+from engine.engine_loading import Loading, cancel_builds, cancelling
 
 BUILDS = """
 import os, signal, sys, threading, time
@@ -82,6 +83,24 @@ def test_an_error_is_who_waits_for_its(error):
         Loading(fail).result()
 
 
+def test_an_error_holds_nothing_of_what_was_made():
+    """GPU memory, for as long as somebody may still ask for the error; nor does the error that it came from."""
+    made = []
+
+    def fail(wanted):
+        half = Event()
+        made.append(weakref.ref(half))
+        try:
+            raise MemoryError("Out of memory allocating 512 bytes")
+        except MemoryError:
+            raise ModelError("Expected an engine, got no memory: free some") from None
+
+    loading = Loading(fail)
+    loading.join()
+    assert made[0]() is None
+    assert "got no memory" in str(loading.error)
+
+
 def test_whoever_waits_for_a_build_that_is_cancelled_is_interrupted(step):
     """An error would be taken for a missing TensorRT, and torch or the CPU loaded in its place."""
     loading = Loading(stubborn(step))
@@ -91,6 +110,19 @@ def test_whoever_waits_for_a_build_that_is_cancelled_is_interrupted(step):
         loading.result()
     assert not loading.is_over  # nor is who waits kept for the step
     timer.join()
+
+
+def test_what_begins_later_in_a_block_that_is_cancelled_is_not_even_begun():
+    begun = []
+    with cancelling() as cancel:
+        assert Loading(lambda wanted: "engine").result() == "engine"
+        cancel()
+        loading = Loading(begun.append)
+        with pytest.raises(KeyboardInterrupt):
+            loading.result()
+        loading.join()
+    assert not begun
+    assert Loading(lambda wanted: "engine").result() == "engine"
 
 
 def test_an_interruption_is_not_kept_waiting_for_the_step(step):
@@ -125,6 +157,19 @@ def test_the_end_of_the_process_waits_and_says_what_for(step, monkeypatch, caplo
     engine_loading._end_builds()
     assert loading.is_over
     assert not caplog.records
+
+
+def test_the_end_of_the_process_waits_no_longer_for_several_builds(step, monkeypatch, caplog):
+    monkeypatch.setattr(engine_loading, "_SILENT_S", 0.01)
+    monkeypatch.setattr(engine_loading, "_EXIT_S", 0.1)
+    waits, join = [], Loading.join
+    monkeypatch.setattr(Loading, "join", lambda self, seconds=None: waits.append(seconds) or join(self, seconds))
+    builds = [Loading(stubborn(step)) for _ in range(5)]
+    engine_loading._end_builds()
+    assert len(caplog.messages) == 1
+    assert len(waits) >= 2 * len(builds)
+    assert sum(waits) < 2 * (0.01 + 0.1)
+    assert not any(loading.is_over for loading in builds)
 
 
 @pytest.mark.parametrize(("then", "status"), [(ENDS, 3), (IS_INTERRUPTED, 4)])

@@ -9,7 +9,7 @@ from engine import Frame, FrameError, ModelError, load_detector
 from engine.device_plan import PLACES, Ledger
 from engine.errors import DeviceError
 from tests.cuda_on_cpu import OnDevice
-from tests.engine.host_network import expect_same_atoms, some_frame
+from tests.engine.host_network import expect_same_atoms, no_memory, some_frame
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def scarce(cuda_on_cpu, monkeypatch):
     def let(is_full):
         def some(shape, dtype):
             if is_full():
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
             return zeros(shape, dtype)
 
         monkeypatch.setattr(cuda_on_cpu, "zeros", some)
@@ -42,7 +42,7 @@ class TestKindsWithoutRoomTogether:
 
             def bind_alone(stream, pixels, maps):
                 if any(enqueue() for enqueue in works_in):
-                    raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                    no_memory()
                 enqueue = bind(stream, pixels, maps)
                 works_in.append(weakref.ref(enqueue))
                 return enqueue
@@ -90,10 +90,30 @@ class TestKindsWithoutRoomTogether:
 
 
 class TestTrouble:
+    def test_what_a_frame_took_in_vain_is_free_for_its_next_try_and_not_held_by_its_error(
+        self, make, tiny_model, draw_frame, cuda_on_cpu, monkeypatch
+    ):
+        detector, taken, held = make(tiny_model), [], []
+
+        def bind(stream, pixels, maps):
+            context = np.zeros(9)
+            taken.append(weakref.ref(context))
+            no_memory()
+
+        detector.detect(some_frame(draw_frame))
+        monkeypatch.setattr(detector._device_network, "bind", bind)
+        monkeypatch.setattr(cuda_on_cpu, "trim", lambda: held.append([one() is not None for one in taken]))
+        with pytest.raises(FrameError, match="got none: free some") as caught:
+            detector.detect(some_frame(draw_frame, (48, 48)))
+        assert held == [[], [False]]
+        assert len(taken) == 2
+        assert caught.value.__context__ is None
+        assert taken[1]() is None
+
     def test_out_of_memory_drops_the_frame_and_the_next_runs_in_smaller_strips(self, make, tiny_model, draw_frame):
         def full(stream):
             if len(detector._device_network.sizes) < 2:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
 
         detector = make(tiny_model, full)
         frame = some_frame(draw_frame, (1500, 48))
@@ -105,13 +125,35 @@ class TestTrouble:
         assert detector._device_network.sizes == [(1504, 48), (752, 48)]
         assert len(atoms) == len(expected) > 100
 
+    def test_a_frame_whose_next_runs_in_smaller_strips_is_not_told_to_allow_more(self, make, tiny_model, draw_frame):
+        """Whatever other kinds hold memory: it may be enough then."""
+        is_full = False
+
+        def full(stream):
+            if is_full:
+                no_memory()
+
+        detector = make(tiny_model, full)
+        other, frame = some_frame(draw_frame), some_frame(draw_frame, (1500, 48))
+        prepared = detector.prepare(other)
+        maps, is_full = detector.infer(prepared), True
+        with pytest.raises(FrameError, match="got none: free some") as caught:
+            detector.detect(frame)
+        assert caught.value.reason == "no_memory"
+        while detector._plans.most_pixels > 656 * 48:  # the lowest that can be cut
+            with pytest.raises(FrameError):
+                detector.detect(frame)
+        with pytest.raises(FrameError, match=r"beside 96 x 112 .*: allow more than 4096 MB"):
+            detector.detect(frame)
+        assert len(detector.locate(other, prepared, maps)) > 0
+
     def test_strips_never_shrink_to_what_cannot_be_cut(self, make, tiny_model, draw_frame):
         """Memory that others took may be free again: frames are dropped until then, not for ever."""
         is_full = True
 
         def full(stream):
             if is_full:
-                raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+                no_memory()
 
         detector = make(tiny_model, full)
         frames = [some_frame(draw_frame), some_frame(draw_frame, (1500, 48))]
@@ -126,7 +168,7 @@ class TestTrouble:
         self, make, tiny_model, draw_frame, cuda_on_cpu, caplog
     ):
         def full(stream):
-            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            no_memory()
 
         detector = make(tiny_model, full)
         frame = some_frame(draw_frame, (1500, 48))

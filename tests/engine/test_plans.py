@@ -6,7 +6,7 @@ import pytest
 
 from engine import FrameError
 from engine.device import KINDS
-from tests.engine.host_network import some_frame
+from tests.engine.host_network import no_memory, some_frame
 
 
 def test_shapes_that_alternate_keep_their_buffers_and_more_do_not_pile_up(make, tiny_model, draw_frame):
@@ -59,7 +59,8 @@ def test_buffers_are_freed_once_nothing_runs_on_them(make, tiny_model, draw_fram
     cuda_on_cpu.log.clear()
     if what == "shrink":
         plan.least_pixels = 0
-        detector._plans.make_room(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
+        with pytest.raises(FrameError, match="got none"):
+            detector._plans.make_room(FrameError("no_memory", "GPU expects memory, got none: free some"), plan)
     elif what == "another kind":
         detector.prepare(frames[KINDS])
     else:
@@ -94,7 +95,7 @@ def test_memory_of_a_frame_that_failed_is_the_drivers_before_other_buffers_are_m
     """The frame held its plan while the others were freed."""
 
     def full(stream):
-        raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+        no_memory()
 
     detector = make(tiny_model, full)
     frame = some_frame(draw_frame, (1500, 48))
@@ -114,7 +115,7 @@ def test_half_a_plan_holds_no_memory_while_there_is_another_try(make, tiny_model
     def some(shape, dtype):
         if len(made) == 4:
             made.append(None)
-            raise FrameError("no_memory", "GPU expects free memory, got none: free some")
+            no_memory()
         array = zeros(shape, dtype)
         made.append(weakref.ref(array))
         return array

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ import zmq
 from rich.console import Console
 
 from engine import load_detector
+from engine.device_plan import Place, Plan
 from engine.engine_loading import Loading
-from engine.errors import DeviceError, FrameError
+from engine.errors import DeviceError
 from engine.gpu_detector import GpuDetector
 from engine.spec import ModelSpec
 from stream import detectors, serve
 from stream.cli import main
 from stream.messages import encode
 from tests.cuda_on_cpu import HostDevice, cuda_on_cpu  # noqa: F401 - a fixture
-from tests.engine.test_gpu_detector import HostNetwork
+from tests.engine.host_network import HostNetwork, no_memory
 from tests.stream.fakes import PATIENCE_S, FakeDetector, bench
 from tests.stream.test_sources import two
 
@@ -104,17 +105,31 @@ def test_signals_end_it_cleanly_however_many_come(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_while_an_engine_is_built(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_signals_end_it_before_an_engine_is_built_and_meanwhile(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, when: str
 ) -> None:
-    """A build may take minutes, and a supervisor's patience is 15 s."""
-    step = threading.Event()
-    monkeypatch.setattr(detectors, "load_detector", lambda *_: Loading(lambda wanted: step.wait(PATIENCE_S)).result())
-    sender = threading.Timer(0.2, os.kill, (os.getpid(), number))
-    sender.start()
+    """A build may take minutes, and a supervisor's patience is 15 s; CuPy and TensorRT start before it, for seconds."""
+    step, begun = threading.Event(), []
+
+    def build(wanted: Callable[[], bool]) -> bool:
+        begun.append(True)
+        return step.wait(PATIENCE_S)
+
+    def load(*_: object) -> None:
+        if when == "before":
+            signal.raise_signal(number)
+        loading = Loading(build)
+        if when == "meanwhile":
+            signal.raise_signal(number)
+        loading.result()
+
+    monkeypatch.setattr(detectors, "load_detector", load)
     assert main(arguments(tiny_model, f"tcp://127.0.0.1:{free_port()}")) == 130
-    sender.join()
+    if when == "before":
+        assert not begun
     step.set()
+    assert Loading(lambda wanted: wanted()).result()  # what this process loads afterwards is wanted again
 
 
 def test_ports_in_use_are_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,14 +208,21 @@ class TestShortOfMemory:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        refusals = [FrameError("no_memory", "GPU expects free memory, got none: free some, or bin")] * 2
+        runs, refused = itertools.count(), []
 
         def before(stream: object) -> None:
-            if refusals:
-                raise refusals.pop()
+            if refused[-1]:
+                no_memory()
 
         spec = ModelSpec.read(tiny_model)
         detector = GpuDetector(spec, cuda_on_cpu, HostNetwork(cuda_on_cpu, tiny_model, spec, before))
+        run = detector._run
+
+        def run_from_the_third(plan: Plan, place: Place) -> None:
+            refused.append(next(runs) < 2)  # however often it is tried
+            run(plan, place)
+
+        detector._run = run_from_the_third  # type: ignore[method-assign]
         detector.settle = lambda frame: None  # type: ignore[method-assign]  # else it is that which finds none
         monkeypatch.setattr(detectors, "load_detector", lambda *arguments: detector)
         assert serve_frames(tiny_model, 5) == 0
