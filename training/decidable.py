@@ -37,6 +37,8 @@ _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothi
 _MOSTLY, _CLEARLY = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
 _PAIRS = 0.85  # of all pairs of neighbours, those that stand out from what is half way
 _DARKER = 0.25  # of the columns' contrast: how much darker a square lattice may be half way, in the mean of all pairs
+_OTHER_SIGN = 0.7  # of what is half way to neighbours that are all as far
+_ALIKE = 0.1  # spread of such distances; that of [110] is 0.15
 _NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
@@ -94,7 +96,9 @@ def gold_sign(
     columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every one: along
     one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in
     the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its
-    negative. Fewer than seven columns make no lattice that could be told.
+    negative. Where all six neighbours are as far, [111], reflections of the other sign along one direction make the
+    picture of the negative, shifted, as in graphene: there most of what is half way must be of the other sign than the
+    columns. Fewer than seven columns make no lattice that could be told.
     """
     detail = _detail(images[0], sampling_A)
     positions = positions_A[0]
@@ -104,12 +108,14 @@ def gold_sign(
     told = sign < 0 or neighbours == 6
     if not (neighbours and told and abs(sign) > _CLEARLY):
         return False
-    half_way = _at(detail, positions[pairs].mean(axis=1), sampling_A)
-    over = (contrast[pairs].mean(axis=1) - half_way) * math.copysign(1, sign)
-    over = over[np.isfinite(over)]
+    between = _at(detail, positions[pairs].mean(axis=1), sampling_A) * math.copysign(1, sign)
+    over = contrast[pairs].mean(axis=1) * math.copysign(1, sign) - between
+    seen = np.isfinite(over)
     if neighbours == 4:
-        return bool(-np.minimum(over, 0).mean() < _DARKER * np.nanmean(np.abs(contrast)))
-    return bool(_sign(over) > _CLEARLY and (over > 0).mean() > _PAIRS)
+        return bool(-np.minimum(over[seen], 0).mean() < _DARKER * np.nanmean(np.abs(contrast)))
+    if neighbours == 6 and _as_far(positions, pairs) and (between[seen] < 0).mean() < _OTHER_SIGN:
+        return False
+    return bool(_sign(over) > _CLEARLY and (over[seen] > 0).mean() > _PAIRS)
 
 
 def crystal_sign(
@@ -147,6 +153,12 @@ def _lattice(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
     each = tree.query_ball_point(positions_A, reach_A, return_length=True) - 1
     inner = np.quantile(each, 0.75)
     return tree.query_pairs(reach_A, output_type="ndarray"), 6 if inner >= 5 else 4 if inner >= 3 else 2
+
+
+def _as_far(positions_A: NDArray[np.float64], pairs: NDArray[np.intp]) -> bool:
+    """Whether all neighbours are about as far: those of [111], not those of [110]."""
+    low, middle, high = np.quantile(np.hypot(*np.diff(positions_A[pairs], axis=1)[:, 0].T), (0.1, 0.5, 0.9))
+    return bool(high - low < _ALIKE * middle)
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:

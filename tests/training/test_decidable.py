@@ -226,6 +226,20 @@ class TestGold:
         assert of_one_sign(image, positions)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
 
+    @pytest.mark.parametrize(("zone", "told"), [("111", False), ("110", True)])
+    def test_a_row_of_reflections_of_the_other_sign_is_told_where_the_neighbours_differ(
+        self, zone: str, told: bool
+    ) -> None:
+        """Columns dark, what is half way along two of three directions a little less dark, along the third bright."""
+        counts = np.stack(np.mgrid[-40:41, -40:41], axis=-1).reshape(-1, 2)
+        halves = counts @ np.array(STEPS[zone]) / 2 + SIZE * SAMPLING_A / 2
+        inside = np.hypot(*(halves - SIZE * SAMPLING_A / 2).T) < 14
+        columns, along = (counts % 2 == 0).all(axis=1), (counts % 2 == [1, 0]).all(axis=1)
+        image = spots(halves[inside], np.select([columns, along], [-0.6, 1.0], -0.3)[inside], 0.35)
+        positions = halves[columns & inside]
+        assert of_one_sign(image, positions)
+        assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is told
+
     def test_a_few_columns_make_no_lattice(self) -> None:
         positions = np.array([[20.0, 20.0], [20.0, 22.9], [22.0, 21.4]])
         image = spots(positions, np.full(3, -0.5), 0.35)
