@@ -50,7 +50,7 @@ def fit(
         recipe = recipe.gone_on()
     if start and not checkpoint.exists():
         batches = islice(loader(specimens, recipe, 0, 0), _START_BATCHES)
-        begin_with(network, start, torch.cat([frames.flatten(0, 1) for frames, _ in batches]))
+        begin_with(network, start, torch.cat([frames.flatten(0, 1) for frames, _ in batches]), recipe.spec.classes)
     network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)

@@ -45,7 +45,7 @@ def exported(network: UNet, recipe: Recipe, folder: Path) -> Path:
 def test_it_answers_as_the_model_did(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
     before = learnt(recipe, frames)
     network = new_network(recipe)
-    begin_with(network, exported(before, recipe, tmp_path), frames)
+    begin_with(network, exported(before, recipe, tmp_path), frames, recipe.spec.classes)
     with torch.no_grad():
         expected, new = before(frames), new_network(recipe).eval()(frames)
         untrained = float((new - expected).std())
@@ -54,13 +54,28 @@ def test_it_answers_as_the_model_did(recipe: Recipe, frames: torch.Tensor, tmp_p
         assert float((network.eval()(frames) - expected).abs().max()) < 0.05 * untrained  # weights were of float16
 
 
-def test_of_other_classes_only_their_head_begins_afresh(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
-    before = learnt(recipe, frames)
-    two = new_network(replace(recipe, spec=replace(recipe.spec, classes=("Sr", "Ti"))))
-    afresh = two.head.weight[CLASSES:].detach().clone()
-    begin_with(two, exported(before, recipe, tmp_path), frames)
-    torch.testing.assert_close(two.head.weight[:CLASSES], before.head.weight, atol=1e-3, rtol=1e-3)
-    assert torch.equal(two.head.weight[CLASSES:], afresh)
+def of_classes(recipe: Recipe, *classes: str) -> Recipe:
+    return replace(recipe, spec=replace(recipe.spec, classes=classes))
+
+
+@pytest.mark.parametrize("classes", [("C",), ("Mo", "S"), ("Ti", "Sr"), ("Sr", "Ti", "O")])
+def test_of_other_classes_only_their_head_begins_afresh(
+    recipe: Recipe, frames: torch.Tensor, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    model, two = of_classes(recipe, *classes), of_classes(recipe, "Sr", "Ti")
+    before, network = learnt(model, frames), new_network(two)
+    afresh = [part[CLASSES:].detach().clone() for part in (network.head.weight, network.head.bias)]
+    begin_with(network, exported(before, model, tmp_path), frames, two.spec.classes)
+    torch.testing.assert_close(network.head.weight[:CLASSES], before.head.weight[:CLASSES], atol=1e-3, rtol=1e-3)
+    for part, begun in zip((network.head.weight, network.head.bias), afresh, strict=True):
+        assert torch.equal(part[CLASSES:], begun)
+
+
+def test_of_the_same_classes_their_head_is_kept(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
+    two = of_classes(recipe, "Sr", "Ti")
+    before, network = learnt(two, frames), new_network(two)
+    begin_with(network, exported(before, two, tmp_path), frames, two.spec.classes)
+    torch.testing.assert_close(network.head.weight, before.head.weight, atol=1e-3, rtol=1e-3)
 
 
 def test_another_network_is_refused(recipe: Recipe, frames: torch.Tensor, tmp_path: Path) -> None:
@@ -71,7 +86,7 @@ def test_another_network_is_refused(recipe: Recipe, frames: torch.Tensor, tmp_pa
         replace(recipe, spec=replace(recipe.spec, channels=3)),
     ):
         with pytest.raises(ModelError, match=r"expected a model of this recipe's network, got .*: begin with"):
-            begin_with(new_network(other), model, frames)
+            begin_with(new_network(other), model, frames, recipe.spec.classes)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -79,7 +94,7 @@ def test_shipped_models_can_be_begun_with(name: str) -> None:
     recipe = RECIPES[name]()
     network = new_network(recipe)
     noise = np.random.default_rng(2).normal(size=(1, recipe.spec.channels, 64, 64))
-    begin_with(network, name, torch.from_numpy(noise.astype(np.float32)))
+    begin_with(network, name, torch.from_numpy(noise.astype(np.float32)), recipe.spec.classes)
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
