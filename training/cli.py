@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
 from engine.errors import writing
+from engine.shipped import find_spec
 from training import specimen_file, specimen_set
 from training.alone import alone
 from training.exit_waves import Specimen
@@ -197,28 +198,39 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     if options.steps:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
+    start = _start(options.start, recipe, folder)  # before the exit waves, that take a while to read
     specimens = _read(recipe, folder, recipe.seed)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
-        run(specimens, recipe, folder / "fit", options.workers, shown, _start(options.start, folder))
+        run(specimens, recipe, folder / "fit", options.workers, shown, start)
     if (folder / "fit" / "losses.jsonl").exists():
         loss_curves(folder / "fit" / "losses.jsonl", folder / "fit" / "losses.png")
 
 
-def _start(model: str | None, folder: Path) -> str:
-    """The model to begin with, by the name or path that its card will say; ConfigError where a fit is there that began
-    otherwise."""
+def _start(model: str | None, recipe: Recipe, folder: Path) -> str:
+    """The model to begin with, by the name or path that its card will say; ConfigError of one of other images, or where
+    a fit is there that began otherwise."""
     from training.checkpoint import begun_with
 
+    if not model:
+        return ""
     checkpoint = folder / "fit" / "checkpoint.pt"
-    if model and checkpoint.exists() and (begun := begun_with(checkpoint)) != model:
+    if checkpoint.exists():
+        if (begun := begun_with(checkpoint)) != model:
+            raise ConfigError(
+                f"Expected a fit that began with {model}, got {checkpoint}, which began with {begun or 'nothing'}: "
+                "leave --start out to go on, or remove it"
+            )
+        return model  # that need not be there any more
+    channels, expected = ModelSpec.read(find_spec(model)).channels, recipe.spec.channels
+    if channels != expected:
         raise ConfigError(
-            f"Expected a fit that began with {model}, got {checkpoint}, which began with {begun or 'nothing'}: leave "
-            "--start out to go on, or remove it"
+            f"Expected --start with a model of {expected} image{'s' * (expected > 1)} at a time, as the recipe "
+            f"{recipe.spec.name} makes, got {channels} of {model}: choose another"
         )
-    return model or ""
+    return model
 
 
 def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from engine import Frame, ModelSpec, load_detector
 from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
 from training import evaluate as evaluation
+from training.checkpoint import begun_with
 from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe, Round
@@ -127,6 +128,30 @@ class TestEndToEnd:
         assert list(taken) == ["simulate", "fit", "export", "evaluate"]
         assert 0 < sum(taken.values()) < 30
 
+    def test_a_fit_begins_with_a_model_and_with_no_other_afterwards(
+        self,
+        folder: Path,
+        tiny: Recipe,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        shutil.copytree(folder / "waves.zarr", tmp_path / "waves.zarr")
+        shutil.copytree(folder / "export", tmp_path / "model")
+        model = tmp_path / "model" / "tiny.json"
+        command = ["fit", "tiny", "--folder", str(tmp_path), "--workers", "0", "--threads", "1", "--steps", "1"]
+        assert main([*command, "--start", str(model)]) == 0
+        assert begun_with(tmp_path / "fit" / "checkpoint.pt") == str(model)
+        model.unlink()
+        assert main([*command, "--start", str(model)]) == 0  # goes on, here from its end
+        capsys.readouterr()
+        said = complaint(capsys, *command, "--start", "graphene")
+        assert "Expected a fit that began with graphene, got" in said
+        assert f"which began with {model}: leave --start out to go on" in said
+        said = complaint(capsys, "fit", "tiny", "--folder", str(folder), "--start", "graphene")
+        assert "which began with nothing: leave --start out" in said
+
     def test_an_unfinished_fit_is_told_of_and_noted(
         self,
         folder: Path,
@@ -204,6 +229,19 @@ class TestMistakes:
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, said: str
     ) -> None:
         assert said in complaint(capsys, command, "graphene", "--folder", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("model", "said"),
+        [
+            ("graphen", "Expected a shipped model (gold, graphene, mos2) or a path to a spec .json, got 'graphen'"),
+            ("none.json", "none.json: expected a model spec, got No such file or directory"),
+            ("mos2", "Expected --start with a model of 1 image at a time, as the recipe graphene makes, got 3 of mos2"),
+        ],
+    )
+    def test_a_model_that_no_fit_can_begin_with_is_told_before_exit_waves_are_read(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, said: str
+    ) -> None:
+        assert said in complaint(capsys, "fit", "graphene", "--folder", str(tmp_path), "--start", model)
 
     def test_evaluation_without_a_model(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

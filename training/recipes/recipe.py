@@ -57,7 +57,7 @@ class Recipe:
             step -= each.steps
         raise IndexError(f"expected a step of the recipe's {self.all_steps}, got one beyond")
 
-    def gone_on(self) -> Recipe:
+    def continued(self) -> Recipe:
         """The same for a network that knows something already: at once all of what is taught, to all of the network."""
         return replace(self, calm_steps=0, rounds=tuple(replace(each, deeper=True) for each in self.rounds))
 
