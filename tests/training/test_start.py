@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from engine import ModelError
-from engine.shipped import list_models
+from engine.shipped import find_spec, list_models
+from engine.openvino import ov
+from training import fit as module
 from training.checkpoint import begun_with, describe_fit
 from training.exit_waves import Specimen
-from training.export import write_network
+from training.export import channel_order, write_network
 from training.fit import fit, new_network
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe, Round
 from training.start import begin_with
-from training.unet import CLASSES, UNet
+from training.unet import CLASSES, COVERED, HEAT, UNet
 
 
 @pytest.fixture
@@ -90,12 +92,23 @@ def test_another_network_is_refused(recipe: Recipe, frames: torch.Tensor, tmp_pa
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_shipped_models_can_be_begun_with(name: str) -> None:
+def test_begun_with_a_shipped_model_the_maps_are_its_own(name: str) -> None:
     recipe = RECIPES[name]()
     network = new_network(recipe)
-    noise = np.random.default_rng(2).normal(size=(1, recipe.spec.channels, 64, 64))
-    begin_with(network, name, torch.from_numpy(noise.astype(np.float32)), recipe.spec.classes)
-    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    noise = np.random.default_rng(2).normal(size=(2, recipe.spec.channels, 64, 64)).astype(np.float32)
+    begin_with(network, name, torch.from_numpy(noise[:1]), recipe.spec.classes)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    shipped = ov.Core().compile_model(find_spec(name).with_suffix(".onnx"), "CPU", exact)(noise)[0]
+    with torch.no_grad():
+        raw = network.eval()(torch.from_numpy(noise))
+    order = channel_order(raw.shape[1])
+    assert shipped.shape[1] == len(order) == raw.shape[1] + 1
+    for k, channel in enumerate(order):
+        if k == 1:  # the peaks: a network in training has none
+            continue
+        is_chance = channel in (HEAT, COVERED) or channel >= CLASSES
+        answered = torch.sigmoid(raw[:, channel]) if is_chance else raw[:, channel]
+        np.testing.assert_allclose(answered.numpy(), shipped[:, k], atol=1e-3, rtol=1e-3)
 
 
 def test_a_fit_goes_on_from_it_and_says_so(
@@ -111,3 +124,30 @@ def test_a_fit_goes_on_from_it_and_says_so(
         assert float((network(frames) - expected).abs().max()) < 0.1 * float((new - expected).std())
     assert begun_with(folder / "checkpoint.pt") == str(model)
     assert describe_fit(folder / "checkpoint.pt", 1) == f"fit: 1 steps from the weights of {model}"
+
+
+def test_interrupted_it_goes_on_without_being_told_again(
+    recipe: Recipe, specimens: list[Specimen], frames: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = exported(learnt(recipe, frames), recipe, tmp_path)
+    recipe = replace(recipe, calm_steps=4, rounds=(Round(4, 2e-3, deeper=False), Round(2, 6e-4, beta=0.0)))
+    monkeypatch.setattr(module, "CHECKPOINT_S", -1.0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = fit(specimens, recipe, whole, workers=0, start=model).state_dict()
+    real, calls = module.loss_terms, iter(range(3))
+
+    def interrupt(*arguments: object) -> dict[str, torch.Tensor]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "loss_terms", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(specimens, recipe, parts, workers=0, start=model)
+    monkeypatch.setattr(module, "loss_terms", real)
+    model.unlink()  # what it began with is in the checkpoint
+    resumed = fit(specimens, recipe, parts, workers=0).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+    assert begun_with(parts / "checkpoint.pt") == str(model)
