@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine import ModelError
-from engine.shipped import find_spec, list_models
 from engine.openvino import ov
+from engine.shipped import find_spec, list_models
 from training import fit as module
 from training.checkpoint import begun_with, describe_fit
 from training.exit_waves import Specimen
