@@ -25,7 +25,7 @@ def gold() -> Recipe:
         contamination_chance=0.1,
         rule=gold_sign,
     )
-    spec = family_spec("gold", images, ("Au",), version="3")
+    spec = family_spec("gold", images, ("Au",))
     return Recipe(
         spec=spec,
         structures=GoldRanges(),

@@ -16,8 +16,7 @@ from training.structures.graphene import SheetRanges
 def graphene() -> Recipe:
     """The recipe of the model `graphene`."""
     images = ImageRanges()
-    notes = "84 real frames checked: docs/accuracy.md"
-    spec = family_spec("graphene", images, ("C",), version="8", bonds=(3, 1.8), notes=notes)
+    spec = family_spec("graphene", images, ("C",), bonds=(3, 1.8))
     return Recipe(
         spec=spec,
         structures=SheetRanges(),
