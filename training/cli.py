@@ -302,8 +302,11 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
     table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
     spec, figures = ModelSpec.read(model), _figures(table, classes, beside)
-    taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
-    replace(spec, measured={**spec.measured, what: figures}, wall_time_min=taken).write(model)
+    taken = {}
+    if _is_usual(recipe, seed) and options.precision == "auto":  # what it takes to make the model; others are beside
+        taken["evaluate"] = _minutes(monotonic() - begun)
+    spec = replace(spec, measured={**spec.measured, what: figures}, wall_time_min=spec.wall_time_min | taken)
+    spec.write(model)
     for name, row in ({f"{dose} e/A^2": row for dose, row in table.items()} | beside).items():
         print(f"{name:>14}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 

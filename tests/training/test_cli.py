@@ -122,10 +122,20 @@ class TestEndToEnd:
         (key,) = after.keys() - before.keys()
         assert key == "openvino int8, held-out seed 2000"
         assert {name: after[name] for name in before} == before
+        assert "evaluate" not in ModelSpec.read(model).wall_time_min  # that is of the usual set
 
-    def test_the_card_says_how_long_it_took(self, folder: Path) -> None:
-        taken = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
-        assert list(taken) == ["simulate", "fit", "export", "evaluate"]
+    def test_the_card_says_how_long_it_took(
+        self, folder: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        before = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
+        assert list(before) == ["simulate", "fit", "export"]  # an evaluation at f32 is none of it
+        shutil.copytree(folder / "export", tmp_path / "model")
+        model = tmp_path / "model" / "tiny.json"
+        at = ["tiny", "--folder", str(folder), "--model", str(model), "--report", str(tmp_path / "report")]
+        assert main(["evaluate", *at, "--frames", "1"]) == 0
+        taken = ModelSpec.read(model).wall_time_min
+        assert list(taken) == [*before, "evaluate"]
         assert 0 < sum(taken.values()) < 30
 
     def test_a_fit_begins_with_a_model_and_with_no_other_afterwards(
