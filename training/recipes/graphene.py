@@ -23,7 +23,7 @@ def graphene() -> Recipe:
         images=images,
         seed=1,
         specimens=640,
-        held_out=64,
+        held_out=100,
         crop_px=288,
         taught=replace(images, rule=graphene_hint, uneven_focus_chance=0.5),
         calm=nearly_round(images),
