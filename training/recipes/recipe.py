@@ -68,7 +68,7 @@ class Recipe:
 
 
 def quick(recipe: Recipe) -> Recipe:
-    """The same family from nothing in little over an hour on two cores, as a model of its own name."""
+    """The same family from nothing in about an hour and a half on two cores, as a model of its own name."""
     spec = replace(recipe.spec, name=f"{recipe.spec.name}-quick")
     return replace(recipe, spec=spec, specimens=_QUICK_SPECIMENS, rounds=_QUICK_ROUNDS)
 
