@@ -276,6 +276,7 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
+    from training.evaluate import by_label
     from training.evaluate import evaluate as run
     from training.report import make_folder, write_report
 
@@ -301,7 +302,7 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
         beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
     table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
-    spec, figures = ModelSpec.read(model), _figures(table, classes, beside)
+    spec, figures = ModelSpec.read(model), _figures(table, classes, by_label(results), beside)
     taken = {}
     if _is_usual(recipe, seed) and options.precision == "auto":  # what it takes to make the model; others are beside
         taken["evaluate"] = _minutes(monotonic() - begun)
@@ -343,12 +344,20 @@ def _check_model(model: Path, recipe: Recipe) -> None:
 
 
 def _figures(
-    table: dict[str, dict[str, float]], classes: Sequence[str], beside: dict[str, dict[str, float]]
+    table: dict[str, dict[str, float]],
+    classes: Sequence[str],
+    kinds: dict[str, dict[str, dict[str, float]]],
+    beside: dict[str, dict[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """What the card says: of each dose, over how many frames that can be decided and how many not; all of the rest."""
+    """What the card says: of each dose, over how many frames that can be decided and how many not; of each kind of
+    specimen F1 alone, a row each, over how many of them; all of the rest."""
     keys = ("f1", "f1_standard_error", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     keys = (*keys, "frames", "undecidable")
-    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()} | beside
+    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()}
+    for kind, row in kinds.items():
+        frames = max((one["frames"] for one in row.values()), default=0)  # optics decide, so at each dose as many
+        rows[kind] = {"kind_frames": frames} | {f"f1_at_{dose}": one["f1"] for dose, one in row.items()}
+    rows |= beside
     return {name: {k: round(v, 4) for k, v in row.items() if isfinite(v)} for name, row in rows.items()}
 
 

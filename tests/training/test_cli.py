@@ -355,6 +355,20 @@ class TestMistakes:
         assert "the same command goes on from here" in capsys.readouterr().err
 
 
+def test_the_card_has_a_row_of_f1_for_each_kind_of_specimen() -> None:
+    doses = {"100000": {"frames": 12, "f1": 0.98765, "f1_standard_error": 0.01}}
+    kinds = {"[110]": doses | {"300": {"frames": 12, "f1": 0.5, "f1_standard_error": 0.1}}, "[211]": {}}
+    beside = {"30000 e/A^2, in dirt": {"clear_f1": 0.9}}
+    assert (
+        cli._figures({}, ("Au",), kinds, beside)
+        == {
+            "[110]": {"kind_frames": 12, "f1_at_100000": 0.9877, "f1_at_300": 0.5},
+            "[211]": {"kind_frames": 0},
+        }
+        | beside
+    )
+
+
 class TestEngineAhead:
     """`export --tensorrt`; what it builds, and that it is what serve loads, is tested in tests/engine/test_gpu.py."""
 
