@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine import FileError
+from engine.errors import writing
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Only this process writes to a folder that is there; FileError where another one does already."""
-    lock = os.open(folder, os.O_RDONLY)
+    """Only this process writes to a folder that is there; FileError where another one does already, or nobody may."""
+    with writing(folder, "a place to write to", "choose another --folder"):
+        lock = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from engine import FileError
-from engine.errors import one_line, writing
-from training.losses import GOES_ON
+from engine.errors import one_line
+from training.room import room
 
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError)
 _KEYS = {"step", "network", "average", "optimiser"}
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write it beside the one before, then in its place; FileError where there is no room."""
     partial = path.with_suffix(".part")
     try:
-        with writing(path, *GOES_ON):
+        with room(path):
             _save(state, partial)
             partial.replace(path)
     except BaseException:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
 from engine.errors import writing
+from engine.shipped import find_spec
 from training import specimen_file, specimen_set
 from training.alone import alone
 from training.exit_waves import Specimen
@@ -197,28 +198,39 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     if options.steps:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
+    start = _start(options.start, recipe, folder)  # before the exit waves, that take a while to read
     specimens = _read(recipe, folder, recipe.seed)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
-        run(specimens, recipe, folder / "fit", options.workers, shown, _start(options.start, folder))
+        run(specimens, recipe, folder / "fit", options.workers, shown, start)
     if (folder / "fit" / "losses.jsonl").exists():
         loss_curves(folder / "fit" / "losses.jsonl", folder / "fit" / "losses.png")
 
 
-def _start(model: str | None, folder: Path) -> str:
-    """The model to begin with, by the name or path that its card will say; ConfigError where a fit is there that began
-    otherwise."""
+def _start(model: str | None, recipe: Recipe, folder: Path) -> str:
+    """The model to begin with, by the name or path that its card will say; ConfigError of one of other images, or where
+    a fit is there that began otherwise."""
     from training.checkpoint import begun_with
 
+    if not model:
+        return ""
     checkpoint = folder / "fit" / "checkpoint.pt"
-    if model and checkpoint.exists() and (begun := begun_with(checkpoint)) != model:
+    if checkpoint.exists():
+        if (begun := begun_with(checkpoint)) != model:
+            raise ConfigError(
+                f"Expected a fit that began with {model}, got {checkpoint}, which began with {begun or 'nothing'}: "
+                "leave --start out to go on, or remove it"
+            )
+        return model  # that need not be there any more
+    channels, expected = ModelSpec.read(find_spec(model)).channels, recipe.spec.channels
+    if channels != expected:
         raise ConfigError(
-            f"Expected a fit that began with {model}, got {checkpoint}, which began with {begun or 'nothing'}: leave "
-            "--start out to go on, or remove it"
+            f"Expected --start with a model of {expected} image{'s' * (expected > 1)} at a time, as the recipe "
+            f"{recipe.spec.name} makes, got {channels} of {model}: choose another"
         )
-    return model or ""
+    return model
 
 
 def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
@@ -264,6 +276,7 @@ def build_engine(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
 
 def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """Report on held-out specimens, and the figures into the model's spec."""
+    from training.evaluate import by_label
     from training.evaluate import evaluate as run
     from training.report import make_folder, write_report
 
@@ -289,9 +302,12 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
         beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
     table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
-    spec, figures = ModelSpec.read(model), _figures(table, classes, beside)
-    taken = spec.wall_time_min | {"evaluate": _minutes(monotonic() - begun)}
-    replace(spec, measured={**spec.measured, what: figures}, wall_time_min=taken).write(model)
+    spec, figures = ModelSpec.read(model), _figures(table, classes, by_label(results), beside)
+    taken = {}
+    if _is_usual(recipe, seed) and options.precision == "auto":  # what it takes to make the model; others are beside
+        taken["evaluate"] = _minutes(monotonic() - begun)
+    spec = replace(spec, measured={**spec.measured, what: figures}, wall_time_min=spec.wall_time_min | taken)
+    spec.write(model)
     for name, row in ({f"{dose} e/A^2": row for dose, row in table.items()} | beside).items():
         print(f"{name:>14}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
@@ -328,12 +344,20 @@ def _check_model(model: Path, recipe: Recipe) -> None:
 
 
 def _figures(
-    table: dict[str, dict[str, float]], classes: Sequence[str], beside: dict[str, dict[str, float]]
+    table: dict[str, dict[str, float]],
+    classes: Sequence[str],
+    kinds: dict[str, dict[str, dict[str, float]]],
+    beside: dict[str, dict[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """What the card says: of each dose, over how many frames that can be decided and how many not; all of the rest."""
+    """What the card says: of each dose, over how many frames that can be decided and how many not; of each kind of
+    specimen F1 alone, a row each, over how many of them; all of the rest."""
     keys = ("f1", "f1_standard_error", "rmse_pm", "bound_pm", *(f"f1_{name}" for name in classes if len(classes) > 1))
     keys = (*keys, "frames", "undecidable")
-    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()} | beside
+    rows = {f"{dose} e/A^2": {key: row[key] for key in keys} for dose, row in table.items()}
+    for kind, row in kinds.items():
+        frames = max((one["frames"] for one in row.values()), default=0)  # optics decide, so at each dose as many
+        rows[kind] = {"kind_frames": frames} | {f"f1_at_{dose}": one["f1"] for dose, one in row.items()}
+    rows |= beside
     return {name: {k: round(v, 4) for k, v in row.items() if isfinite(v)} for name, row in rows.items()}
 
 

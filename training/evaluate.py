@@ -177,8 +177,9 @@ def confusion(results: list[Result], classes: Sequence[str]) -> dict[str, dict[s
     }
 
 
-def by_label(results: list[Result]) -> dict[str, dict[str, float]]:
-    """Mean F1 of the decidable frames, of each kind of specimen at each dose; empty where all are of one kind.
+def by_label(results: list[Result]) -> dict[str, dict[str, dict[str, float]]]:
+    """Frames that can be decided, their mean F1 and its standard error, of each kind of specimen at each dose; empty
+    where all are of one kind.
 
     Of labels like "[110] on CeO2" the parts are kinds too: "[110]" on whatever it lies, "CeO2" whatever lies on it.
     A kind is that of the specimen, of which a frame shows a part. Specimens of no label are of no kind.
@@ -186,11 +187,15 @@ def by_label(results: list[Result]) -> dict[str, dict[str, float]]:
     kinds = {r.label: {r.label, *r.label.split(" on ")} for r in results if r.label}
     if len(kinds) < 2:
         return {}
-    table: dict[str, dict[str, float]] = {}
+    table: dict[str, dict[str, dict[str, float]]] = {}
     for kind in sorted(set().union(*kinds.values()), key=lambda kind: (kind in kinds, kind)):
         rows = [r for r in results if r.decidable and kind in kinds.get(r.label, ())]
         doses = sorted({r.dose_e_A2 for r in rows}, reverse=True)
-        table[kind] = {f"{dose:g}": _mean([r.score.f1 for r in rows if r.dose_e_A2 == dose]) for dose in doses}
+        of_dose = {f"{dose:g}": [r.score.f1 for r in rows if r.dose_e_A2 == dose] for dose in doses}
+        table[kind] = {
+            dose: {"frames": len(f1s), "f1": _mean(f1s), "f1_standard_error": standard_error(f1s)}
+            for dose, f1s in of_dose.items()
+        }
     return table
 
 

@@ -45,12 +45,7 @@ def fit(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda" or "bf16" in cpu_precisions()
     network, checkpoint = new_network(recipe), folder / "checkpoint.pt"
-    start = begun_with(checkpoint) if checkpoint.exists() else str(start)
-    if start:
-        recipe = recipe.gone_on()
-    if start and not checkpoint.exists():
-        batches = islice(loader(specimens, recipe, 0, 0), _START_BATCHES)
-        begin_with(network, start, torch.cat([frames.flatten(0, 1) for frames, _ in batches]))
+    recipe, start = _begin(network, checkpoint, recipe, specimens, str(start))
     network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)
@@ -93,6 +88,21 @@ def fit(
             }
             save_checkpoint(checkpoint, state)
     return average.module.eval()
+
+
+def _begin(
+    network: UNet, checkpoint: Path, recipe: Recipe, specimens: list[Specimen], start: str
+) -> tuple[Recipe, str]:
+    """Weights of the model `start` into the network of a new fit; what is taught then, and which model it was."""
+    is_new = not checkpoint.exists()
+    start = start if is_new else begun_with(checkpoint)
+    if not start:
+        return recipe, start
+    recipe = recipe.continued()
+    if is_new:
+        batches = islice(loader(specimens, recipe, 0, 0), _START_BATCHES)
+        begin_with(network, start, torch.cat([frames.flatten(0, 1) for frames, _ in batches]), recipe.spec.classes)
+    return recipe, start
 
 
 def new_network(recipe: Recipe) -> UNet:

@@ -7,14 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine.errors import writing
-
-GOES_ON = ("room", "free some, and run it again; it goes on")  # what a fit expects of a disk, and the remedy
+from training.room import room
 
 
 def log_losses(log: Path, step: int, losses: dict[str, float]) -> None:
     """One more line; FileError where there is no room."""
-    with writing(log, *GOES_ON), log.open("a") as lines:
+    with room(log), log.open("a") as lines:
         lines.write(json.dumps({"step": step, **losses}) + "\n")
 
 
@@ -34,7 +32,7 @@ def forget_after(step: int, log: Path) -> None:
     if not log.exists():
         return
     partial = log.with_suffix(".part")
-    with writing(log, *GOES_ON):
+    with room(log):
         kept = [json.dumps(row) + "\n" for row in read_losses(log) if row["step"] <= step]
         partial.write_text("".join(kept))
         partial.replace(log)

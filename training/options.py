@@ -144,6 +144,6 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
         ("--frames", {"type": _at_least(1), "default": 70, "help": "settings, each at every dose (70)"}),
         _HELD_OUT_SEED,
-        ("--report", {"type": Path, "help": "folder of the report (FOLDER/report)"}),
+        ("--report", {"type": Path, "help": "folder of the report (FOLDER/report, FOLDER/report-N of another seed)"}),
     ],
 }

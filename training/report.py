@@ -79,9 +79,13 @@ def write_report(
 ) -> dict[str, Any]:
     """Write folder/report.html and folder/report.json; returns the figures by dose. Several classes have one each.
 
-    `beside`: figures of other frames, by what these are.
+    Those of each kind of specimen, where there are several, are in the file under "kinds". `beside`: figures of other
+    frames, by what these are.
     """
-    table, beside = summarise(results, classes), beside or {}
+    table, kinds, beside = summarise(results, classes), by_label(results), beside or {}
+    figures: dict[str, Any] = _known({**table, **beside})
+    if kinds:
+        figures["kinds"] = {kind: _known(rows) for kind, rows in kinds.items()}
     body = [
         f"<h1>{html.escape(name)}</h1>",
         "<p>Simulated specimens that share no structure, seed or orientation with training; optics and pixel sizes "
@@ -89,7 +93,7 @@ def write_report(
         "contrast nobody could decide are counted apart. Classical: local maxima of the filtered frame, of bright or "
         "of dark atoms, whichever come closer to the truth, each refined by a Gaussian fit.</p>",
         _table(table),
-        _labels(by_label(results)),
+        _labels(kinds),
         *(_rows([f"at {what.replace('^2', '²')}", *map(_heading, row)], {"": row}) for what, row in beside.items()),
         _confusion(results, classes),
         _image(_curves(results, table)),
@@ -108,7 +112,7 @@ def write_report(
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     make_folder(folder)
     with writing(folder, *_PLACE):
-        (folder / "report.json").write_text(json.dumps(_known({**table, **beside}), indent=2) + "\n")
+        (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
         (folder / "report.html").write_text(page)
     return table
 
@@ -160,11 +164,15 @@ def _heading(key: str) -> str:
     return _HEADINGS.get(key, key.replace("f1_", "F1 of "))
 
 
-def _labels(table: dict[str, dict[str, float]]) -> str:
-    """Mean F1 a kind of specimen and dose."""
+def _labels(table: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Mean F1 a kind of specimen and dose, with its standard error and over how many frames."""
     doses = list(dict.fromkeys(dose for row in table.values() for dose in row))
-    filled = {label: {dose: row.get(dose, float("nan")) for dose in doses} for label, row in table.items()}
-    return _rows(["F1 at", *(f"{dose} e/A²" for dose in doses)], filled) if table else ""
+    said = {kind: {dose: _mean_f1(row[dose]) if dose in row else "" for dose in doses} for kind, row in table.items()}
+    return _rows(["F1 ± standard error (frames) at", *(f"{dose} e/A²" for dose in doses)], said) if table else ""
+
+
+def _mean_f1(row: Mapping[str, float]) -> str:
+    return f"{row['f1']:.4g} ± {row['f1_standard_error']:.2g} ({row['frames']})"
 
 
 def _confusion(results: list[Result], classes: Sequence[str]) -> str:
@@ -196,12 +204,16 @@ def _undecidable(results: list[Result]) -> str:
     return f"<h2>The {len(rows)} undecidable settings</h2>{_rows(head, rows) if rows else ''}"
 
 
-def _rows(head: list[str], table: dict[str, dict[str, float]]) -> str:
+def _rows(head: list[str], table: Mapping[str, Mapping[str, float | str]]) -> str:
     rows = [
-        f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>"
+        f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>"
         for name, row in table.items()
     ]
     return f"<table><tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>{''.join(rows)}</table>"
+
+
+def _cell(value: float | str) -> str:
+    return html.escape(value) if isinstance(value, str) else f"{value:.4g}"
 
 
 def _curves(results: list[Result], table: dict[str, dict[str, float]]) -> Figure:

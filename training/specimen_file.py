@@ -17,8 +17,9 @@ from training.structures.structure import Points
 # How a file is read, by the end of its name. Of ASE's formats those whose reader looks at this file and nothing else,
 # and finds all of the structure in it. Left out are readers that unpickle (.traj), start a program (.cell asks
 # CASTEP), open other files (.xtd) or databases (.db, .json: arrays of whatever size they say), and those that would
-# give another structure without a word: SHELX's .res, of which symmetry and occupancies are not looked at, and files
-# that have types or names of atoms in place of elements (LAMMPS, GROMACS).
+# give another structure without a word: SHELX's .res and .car, of which symmetry is not looked at, nor occupancies of
+# the former; AtomEye's .cfg, whose unit of length is skipped; .cube, where a negative number of voxels says A; and
+# files that have types or names of atoms in place of elements (LAMMPS, GROMACS).
 FORMATS = {
     ".cif": "cif",
     ".vasp": "vasp",
@@ -30,14 +31,11 @@ FORMATS = {
     ".xsf": "xsf",
     ".gen": "gen",
     ".xtl": "mustem",
-    ".cfg": "cfg",
     ".pwi": "espresso-in",
     ".struct": "struct",
     ".rmc6f": "rmc6f",
-    ".cube": "cube",
     ".ascii": "v-sim",
     ".con": "eon",
-    ".car": "dmol-car",
     ".mol": "mol",
     ".sdf": "sdf",
 }
@@ -98,7 +96,9 @@ def read_structure(path: Path, crystal: bool) -> tuple[Points, Numbers, Points |
     kind = _NAMED.get(path.name) or FORMATS.get(path.suffix.lower())
     if kind is None:
         known = ", ".join([*FORMATS, *_NAMED])
-        raise FileError(f"{path}: expected a structure file ({known}), got another kind: convert it, `ase convert` can")
+        raise FileError(
+            f"{path}: expected a structure file ({known}), got another kind: convert it (docs/own-specimen.md)"
+        )
     atoms = _read(path, kind)
     if not 0 < len(atoms) <= _MOST_ATOMS:
         raise FileError(f"{path}: expected 1 to {_MOST_ATOMS} atoms, got {len(atoms)}: cut a part out")

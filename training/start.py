@@ -17,11 +17,11 @@ _HALF = ".float16"  # at the end of the names of weights that are kept so
 _PREFIX = "network."
 
 
-def begin_with(network: UNet, model: str | Path, frames: Tensor) -> None:
+def begin_with(network: UNet, model: str | Path, frames: Tensor, classes: tuple[str, ...]) -> None:
     """Give a network the weights of a shipped model, by name, or of one's own, by the path of its spec.
 
     Batch normalisations were folded into the convolutions before them: they are set anew, such that they change nothing
-    in the mean over `frames`. The head of classes begins afresh where the model has others.
+    in the mean over `frames`. The head of classes begins afresh where the model has others, be they as many.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def begin_with(network: UNet, model: str | Path, frames: Tensor) -> None:
         Of the model's widths and depth, on the CPU.
     frames : (B, C, H, W) float32
         As in the training to come.
+    classes : tuple of str
+        Names of those that the network is to tell apart, in the order of its maps.
 
     Raises
     ------
@@ -46,7 +48,8 @@ def begin_with(network: UNet, model: str | Path, frames: Tensor) -> None:
             continue
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if name == "head":
-            weight, bias = _in_raw_order(weight, module.weight), _in_raw_order(bias, module.bias)
+            alike = spec.classes == classes
+            weight, bias = _in_raw_order(weight, module.weight, alike), _in_raw_order(bias, module.bias, alike)
         if weight.shape != module.weight.shape:
             raise _another(path, f"{name} of {list(weight.shape)} instead of {list(module.weight.shape)}")
         norm = network.get_submodule(f"{name[:-1]}1") if module.bias is None else None
@@ -66,11 +69,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _in_raw_order(exported: Tensor, begun: Tensor | None) -> Tensor:
-    """The head's weights, or its biases, in the order of the network's own channels; of other classes those begun."""
+def _in_raw_order(exported: Tensor, begun: Tensor | None, alike: bool) -> Tensor:
+    """The head's weights, or its biases, in the order of the network's own channels; where classes are not alike those
+    of them that were begun."""
     assert begun is not None
     raw, order = begun.detach().clone(), torch.tensor(channel_order(len(exported) - 1))  # the score comes twice
-    kept = (order < CLASSES) | (len(exported) - 1 == len(raw))
+    kept = (order < CLASSES) | (alike and len(exported) - 1 == len(raw))
     raw[order[kept]] = exported[kept]
     return raw
 

@@ -67,6 +67,8 @@ def test_a_damaged_spec_says_what_is_wrong(tmp_path, content, said):
         ("bonds", [3]),
         ("bonds", [0, 1.8]),
         ("bonds", [3, 1e9]),
+        ("wall_time_min", {"fit": -1}),
+        ("wall_time_min", {"fit": "an hour"}),
     ],
 )
 def test_a_value_that_cannot_be_is_named(tiny_spec, tmp_path, key, value):

@@ -16,6 +16,7 @@ from engine import Frame, ModelSpec, load_detector
 from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
 from training import evaluate as evaluation
+from training.checkpoint import begun_with
 from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe, Round
@@ -121,11 +122,45 @@ class TestEndToEnd:
         (key,) = after.keys() - before.keys()
         assert key == "openvino int8, held-out seed 2000"
         assert {name: after[name] for name in before} == before
+        assert "evaluate" not in ModelSpec.read(model).wall_time_min  # that is of the usual set
 
-    def test_the_card_says_how_long_it_took(self, folder: Path) -> None:
-        taken = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
-        assert list(taken) == ["simulate", "fit", "export", "evaluate"]
+    def test_the_card_says_how_long_it_took(
+        self, folder: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        before = ModelSpec.read(folder / "export" / "tiny.json").wall_time_min
+        assert list(before) == ["simulate", "fit", "export"]  # an evaluation at f32 is none of it
+        shutil.copytree(folder / "export", tmp_path / "model")
+        model = tmp_path / "model" / "tiny.json"
+        at = ["tiny", "--folder", str(folder), "--model", str(model), "--report", str(tmp_path / "report")]
+        assert main(["evaluate", *at, "--frames", "1"]) == 0
+        taken = ModelSpec.read(model).wall_time_min
+        assert list(taken) == [*before, "evaluate"]
         assert 0 < sum(taken.values()) < 30
+
+    def test_a_fit_begins_with_a_model_and_with_no_other_afterwards(
+        self,
+        folder: Path,
+        tiny: Recipe,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        shutil.copytree(folder / "waves.zarr", tmp_path / "waves.zarr")
+        shutil.copytree(folder / "export", tmp_path / "model")
+        model = tmp_path / "model" / "tiny.json"
+        command = ["fit", "tiny", "--folder", str(tmp_path), "--workers", "0", "--threads", "1", "--steps", "1"]
+        assert main([*command, "--start", str(model)]) == 0
+        assert begun_with(tmp_path / "fit" / "checkpoint.pt") == str(model)
+        model.unlink()
+        assert main([*command, "--start", str(model)]) == 0  # goes on, here from its end
+        capsys.readouterr()
+        said = complaint(capsys, *command, "--start", "graphene")
+        assert "Expected a fit that began with graphene, got" in said
+        assert f"which began with {model}: leave --start out to go on" in said
+        said = complaint(capsys, "fit", "tiny", "--folder", str(folder), "--start", "graphene")
+        assert "which began with nothing: leave --start out" in said
 
     def test_an_unfinished_fit_is_told_of_and_noted(
         self,
@@ -204,6 +239,19 @@ class TestMistakes:
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, said: str
     ) -> None:
         assert said in complaint(capsys, command, "graphene", "--folder", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("model", "said"),
+        [
+            ("graphen", "Expected a shipped model (gold, graphene, mos2) or a path to a spec .json, got 'graphen'"),
+            ("none.json", "none.json: expected a model spec, got No such file or directory"),
+            ("mos2", "Expected --start with a model of 1 image at a time, as the recipe graphene makes, got 3 of mos2"),
+        ],
+    )
+    def test_a_model_that_no_fit_can_begin_with_is_told_before_exit_waves_are_read(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, said: str
+    ) -> None:
+        assert said in complaint(capsys, "fit", "graphene", "--folder", str(tmp_path), "--start", model)
 
     def test_evaluation_without_a_model(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -307,44 +355,18 @@ class TestMistakes:
         assert "the same command goes on from here" in capsys.readouterr().err
 
 
-class TestEngineAhead:
-    """`export --tensorrt`; what it builds, and that it is what serve loads, is tested in tests/engine/test_gpu.py."""
-
-    @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, str, float]]:
-        asked: list[tuple[object, str, float]] = []
-
-        def build(model: object, precision: str, memory_MB: float) -> dict[str, Path]:
-            asked.append((model, precision, memory_MB))
-            return {"H200 sm_90": Path("cache/0.engine")}
-
-        monkeypatch.setattr("engine.gpu.build_ahead", build)
-        return asked
-
-    def test_of_what_was_exported_else_of_the_shipped_model(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, asked: list[tuple[object, str, float]]
-    ) -> None:
-        command = ["export", "graphene", "--folder", str(tmp_path), "--tensorrt"]
-        assert main(command) == 0
-        exported = tmp_path / "export" / "graphene.json"
-        exported.parent.mkdir()
-        exported.touch()
-        assert main(command) == 0
-        assert main([*command, "--model", "mine.json", "--precision", "int8", "--memory-MB", "900"]) == 0
-        assert asked == [("graphene", "auto", 4096), (exported, "auto", 4096), ("mine.json", "int8", 900)]
-        assert capsys.readouterr().out.splitlines()[0] == "cache/0.engine: engine of graphene for H200 sm_90"
-        assert [path.name for path in tmp_path.rglob("*")] == ["export", "graphene.json"]  # nothing else is written
-
-    def test_without_a_gpu_it_is_one_line(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("engine.gpu.obstacle", lambda: "driver: no NVIDIA driver: install driver 580 or newer")
-        said = complaint(capsys, "export", "graphene", "--folder", str(tmp_path), "--tensorrt")
-        assert "Expected a GPU that can be used, got driver: no NVIDIA driver" in said
-
-    def test_its_options_need_it(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        said = complaint(capsys, "export", "graphene", "--folder", str(tmp_path), "--precision", "int8")
-        assert "add --tensorrt" in said
+def test_the_card_has_a_row_of_f1_for_each_kind_of_specimen() -> None:
+    doses = {"100000": {"frames": 12, "f1": 0.98765, "f1_standard_error": 0.01}}
+    kinds = {"[110]": doses | {"300": {"frames": 12, "f1": 0.5, "f1_standard_error": 0.1}}, "[211]": {}}
+    beside = {"30000 e/A^2, in dirt": {"clear_f1": 0.9}}
+    assert (
+        cli._figures({}, ("Au",), kinds, beside)
+        == {
+            "[110]": {"kind_frames": 12, "f1_at_100000": 0.9877, "f1_at_300": 0.5},
+            "[211]": {"kind_frames": 0},
+        }
+        | beside
+    )
 
 
 def test_simulate_writes_the_waves_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,12 +167,17 @@ class TestSummarise:
         labels = ("[110] on CeO2", "[110] on carbon", "[100] on carbon")
         rows = [replace(r, label=label) for r, label in zip((perfect(shot), perfect(shot), poor), labels, strict=True)]
         table = {kind: row["10000"] for kind, row in by_label(rows).items()}
-        assert table == {
+        assert {kind: row["f1"] for kind, row in table.items()} == {
             **{"CeO2": 1, "[100]": 0, "[110]": 1, "carbon": 0.5},
             **{"[100] on carbon": 0, "[110] on CeO2": 1, "[110] on carbon": 1},
         }
+        assert {kind: row["frames"] for kind, row in table.items() if "on" not in kind.split()} == {
+            **{"CeO2": 1, "[100]": 1, "[110]": 2, "carbon": 2},
+        }
+        assert table["carbon"]["f1_standard_error"] == pytest.approx(0.5)
+        assert np.isnan(table["CeO2"]["f1_standard_error"])
         assert by_label([perfect(shot)]) == {}
-        assert by_label([*rows, perfect(shot)]) == by_label(rows)  # one of no label is of no kind
+        assert repr(by_label([*rows, perfect(shot)])) == repr(by_label(rows))  # one of no label is of no kind
 
     def test_poor_frames_do_not_tell_of_sigma(self, shot: Shot) -> None:
         poor = judge(shot, atoms_at(inner(shot)[::3], 0.001), 0, 1e4, 8.0)

@@ -108,6 +108,24 @@ class TestWriteReport:
         written = json.loads((tmp_path / "report.json").read_text())
         assert written["3e+04 e/A^2, in dirt"] == {"covered_left_out": 0.875, "clear_f1": None}
 
+    def test_kinds_of_specimens_have_their_frames_and_standard_error(
+        self, results: list[Result], tmp_path: Path
+    ) -> None:
+        good, poor = results[:2]
+        labelled = [replace(good, label="<110>"), replace(poor, label="bare"), replace(good, label="bare")]
+        write_report(labelled, "kinds", tmp_path)
+        kinds = json.loads((tmp_path / "report.json").read_text())["kinds"]
+        assert list(kinds) == ["<110>", "bare"]
+        assert kinds["<110>"] == {"100000": {"frames": 1, "f1": 1, "f1_standard_error": None}}
+        row, f1 = kinds["bare"]["100000"], poor.score.f1
+        assert row["frames"] == 2
+        assert row["f1"] == pytest.approx((1 + f1) / 2)
+        assert row["f1_standard_error"] == pytest.approx((1 - f1) / 2)
+        page = (tmp_path / "report.html").read_text()
+        assert "<th>F1 ± standard error (frames) at</th><th>100000 e/A²</th>" in page
+        assert f"<th>bare</th><td>{row['f1']:.4g} ± {row['f1_standard_error']:.2g} (2)</td>" in page
+        assert "<th>&lt;110&gt;</th><td>1 ± nan (1)</td>" in page
+
     def test_names_are_text(self, folder: Path) -> None:
         assert "graphene &lt;1&gt;, openvino f32" in (folder / "report.html").read_text()
 

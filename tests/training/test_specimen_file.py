@@ -76,6 +76,7 @@ XYZ = "2\n\nAu 0 0 0\nAu 0 0 3\n"
         ("atoms.py", XYZ, "got another kind: convert it"),
         ("atoms", XYZ, "got another kind"),
         *((f"atoms.{end}", XYZ, "got another kind") for end in ("cell", "res", "json", "db", "xtd", "data", "gro")),
+        *((f"atoms.{end}", XYZ, "got another kind") for end in ("cfg", "car", "cube")),  # each another crystal, untold
         ("empty.cif", "", "expected a structure as cif, got "),
         ("cut.xyz", XYZ[:-9], "expected a structure as extxyz, got "),
         ("none.xyz", "0\n\n", "expected 1 to 200000 atoms, got 0"),

@@ -25,14 +25,14 @@ def gold() -> Recipe:
         contamination_chance=0.1,
         rule=gold_sign,
     )
-    spec = family_spec("gold", images, ("Au",), version="3")
+    spec = family_spec("gold", images, ("Au",))
     return Recipe(
         spec=spec,
         structures=GoldRanges(),
         images=images,
         seed=1,
         specimens=500,
-        held_out=64,
+        held_out=100,
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,

@@ -16,15 +16,14 @@ from training.structures.graphene import SheetRanges
 def graphene() -> Recipe:
     """The recipe of the model `graphene`."""
     images = ImageRanges()
-    notes = "84 real frames checked: docs/accuracy.md"
-    spec = family_spec("graphene", images, ("C",), version="8", bonds=(3, 1.8), notes=notes)
+    spec = family_spec("graphene", images, ("C",), bonds=(3, 1.8))
     return Recipe(
         spec=spec,
         structures=SheetRanges(),
         images=images,
         seed=1,
         specimens=640,
-        held_out=64,
+        held_out=100,
         crop_px=288,
         taught=replace(images, rule=graphene_hint, uneven_focus_chance=0.5),
         calm=nearly_round(images),

@@ -30,7 +30,7 @@ def mos2() -> Recipe:
         "dose_e_A2": (_IMAGES * low, _IMAGES * high),  # of the three images together
         "defocus_A": (images.defocus_A[0] - 60.0, images.defocus_A[1] + 60.0),
     }
-    spec = family_spec("mos2", images, CLASSES, version="4", channels=_IMAGES, trained=trained)
+    spec = family_spec("mos2", images, CLASSES, channels=_IMAGES, trained=trained)
     return Recipe(
         spec=spec,
         structures=Mos2Ranges(),
