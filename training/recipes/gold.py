@@ -32,7 +32,7 @@ def gold() -> Recipe:
         images=images,
         seed=1,
         specimens=500,
-        held_out=100,
+        held_out=120,
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
         calm_steps=1000,
