@@ -282,7 +282,8 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
 
     begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
     seed = _held_out_seed(recipe, options)
-    report = options.report or folder / ("report" if _is_usual(recipe, seed) else f"report-{seed}")
+    is_usual = _is_usual(recipe, seed)
+    report = options.report or folder / ("report" if is_usual else f"report-{seed}")
     specimens = _read(recipe, folder, seed)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
@@ -299,12 +300,12 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             classical=True,
         )
         classes = detector.spec.classes
-        what = detector.backend if _is_usual(recipe, seed) else f"{detector.backend}, held-out seed {seed}"
+        what = detector.backend if is_usual else f"{detector.backend}, held-out seed {seed}"
         beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
     table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
     spec, figures = ModelSpec.read(model), _figures(table, classes, by_label(results), beside)
     taken = {}
-    if _is_usual(recipe, seed) and options.precision == "auto":  # what it takes to make the model; others are beside
+    if is_usual and options.precision == "auto":  # what it takes to make the model; others are beside
         taken["evaluate"] = _minutes(monotonic() - begun)
     spec = replace(spec, measured={**spec.measured, what: figures}, wall_time_min=spec.wall_time_min | taken)
     spec.write(model)

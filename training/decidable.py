@@ -108,8 +108,9 @@ def gold_sign(
     told = sign < 0 or neighbours == 6
     if not (neighbours and told and abs(sign) > _CLEARLY):
         return False
-    between = _at(detail, positions[pairs].mean(axis=1), sampling_A) * math.copysign(1, sign)
-    over = contrast[pairs].mean(axis=1) * math.copysign(1, sign) - between
+    side = math.copysign(1, sign)
+    between = side * _at(detail, positions[pairs].mean(axis=1), sampling_A)
+    over = side * contrast[pairs].mean(axis=1) - between
     seen = np.isfinite(over)
     if neighbours == 4:
         return bool(-np.minimum(over[seen], 0).mean() < _DARKER * np.nanmean(np.abs(contrast)))
