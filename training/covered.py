@@ -13,6 +13,7 @@ from engine.refine import AROUND_A
 from training.evaluate import FIELD_A, evaluation_ranges, standard_error
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
+from training.pixels import value_at
 from training.ranges import ImageRanges
 from training.score import BORDER_A, f1_of, inner, score
 from training.targets import SEEN
@@ -75,7 +76,7 @@ def summarise_covered(results: list[Covered]) -> dict[str, float]:
 def clear_of_any(shot: Shot, positions_px: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(N,) positions in the frame with no contamination in the square that the engine looks at around an atom."""
     reach = 2 * int(AROUND_A / shot.view.sampling_A) + 1
-    return np.asarray(_at(cv2.dilate(shot.covered, np.ones((reach, reach), np.uint8)), positions_px) == 0)
+    return np.asarray(value_at(cv2.dilate(shot.covered, np.ones((reach, reach), np.uint8)), positions_px) == 0)
 
 
 def _judged(detector: Detector, shot: Shot) -> Covered:
@@ -83,7 +84,7 @@ def _judged(detector: Detector, shot: Shot) -> Covered:
     edge, shape = BORDER_A / shot.view.sampling_A, shot.frame.shape
     kept, at = found.clear, found.positions.astype(np.float64)
     within = inner(at, edge, shape)
-    under = within & (_at(shot.covered, at) >= SEEN)
+    under = within & (value_at(shot.covered, at) >= SEEN)
     clear = within & clear_of_any(shot, at)
     truth = shot.positions_px
     true = inner(truth, edge, shape)
@@ -91,20 +92,11 @@ def _judged(detector: Detector, shot: Shot) -> Covered:
     return Covered(
         under=int(under.sum()),
         under_left_out=int((under & ~kept).sum()),
-        under_true=int((true & (_at(shot.covered, truth) >= SEEN)).sum()),
+        under_true=int((true & (value_at(shot.covered, truth) >= SEEN)).sum()),
         clear=int(clear.sum()),
         clear_left_out=int((clear & ~kept).sum()),
         clear_f1=f1_of(reported, true & clear_of_any(shot, truth), clear[kept]),
     )
-
-
-def _at(image: NDArray[np.float32], positions_px: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Of the nearest pixel, NaN out of the frame."""
-    nearest = np.rint(positions_px).astype(np.intp)
-    inside = np.all((nearest >= 0) & (nearest < image.shape), axis=1)
-    values = np.full(len(positions_px), np.nan, np.float32)
-    values[inside] = image[tuple(nearest[inside].T)]
-    return values
 
 
 def _share(part: int, whole: int) -> float:

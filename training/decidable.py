@@ -17,6 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from training.pixels import nearest, value_at
 from training.scattering import strengths
 from training.structures.structure import Sites
 
@@ -133,7 +134,7 @@ def crystal_sign(
     detail = _detail(images[0], sampling_A)
     size = 2 * int(_NEAR_A / sampling_A) + 1
     strongest = cv2.dilate(np.abs(detail), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
-    at, inside = _pixels(positions_A[0], detail.shape, sampling_A)
+    at, inside = nearest(positions_A[0] / sampling_A - 0.5, detail.shape)
     weight, (y, x) = strengths(sites)[inside], at.T
     stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
     return bool(stands_out) and abs(_sign(detail[y, x])) > _MOSTLY
@@ -170,20 +171,8 @@ def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32
 
 
 def _at(image: NDArray[np.float32], positions_A: NDArray[np.float64], sampling_A: float) -> NDArray[np.float32]:
-    """The image at (N, 2) positions, NaN out of view."""
-    at, inside = _pixels(positions_A, image.shape, sampling_A)
-    values = np.full(len(positions_A), np.nan, np.float32)
-    values[inside] = image[at[:, 0], at[:, 1]]
-    return values
-
-
-def _pixels(
-    positions_A: NDArray[np.float64], shape: tuple[int, ...], sampling_A: float
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The nearest pixels (M, 2) of the positions in the image, and which of the (N,) these are."""
-    at = np.floor(positions_A / sampling_A).astype(np.intp)
-    inside = np.all((at >= 0) & (at < shape), axis=1)
-    return at[inside], inside
+    """The image at (N, 2) positions, which count from the corner of its first pixel; NaN out of view."""
+    return value_at(image, positions_A / sampling_A - 0.5)
 
 
 def decidable(
@@ -219,7 +208,7 @@ def _impulses(
     weights: NDArray[np.float64] | float = 1.0,
 ) -> NDArray[np.float32]:
     """Atoms as impulses at their nearest pixel."""
-    at, inside = _pixels(positions_A, shape, sampling_A)
+    at, inside = nearest(positions_A / sampling_A - 0.5, shape)
     out = np.zeros(shape, np.float32)
     out[at[:, 0], at[:, 1]] = np.broadcast_to(weights, len(inside))[inside]
     return out

@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from engine import Frame, ModelSpec, load_detector
+from tests.training.specimens import CALM
 from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
 from training import evaluate as evaluation
@@ -58,6 +59,15 @@ class TestEndToEnd:
         assert [sorted(group.group_keys()) for group in (one, two)] == [["00000", "00001"], ["00000"]]
         assert one["00000/wave"].shape == (160, 160)
         assert not np.array_equal(one["00000/positions_A"][...], two["00000/positions_A"][...])
+
+    def test_what_is_taught_may_be_drawn_from_other_ranges_than_what_is_scored(
+        self, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = replace(tiny, taught_structures=replace(CALM, ripple_A=0.5))
+        monkeypatch.setitem(RECIPES, "tiny", lambda: other)
+        assert main(["simulate", "tiny", "--folder", str(tmp_path), "--count", "1", "--held-out", "1"]) == 0
+        one, two = (zarr.open_group(tmp_path / f"{name}.zarr", mode="r") for name in ("waves", "held_out"))
+        assert (one.attrs["recipe"]["ripple_A"], two.attrs["recipe"]["ripple_A"]) == (0.5, CALM.ripple_A)
 
     def test_a_cluster_makes_the_same(
         self, folder: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch

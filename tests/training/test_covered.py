@@ -17,6 +17,7 @@ from training import covered as module
 from training.covered import Covered, clear_of_any, covered, summarise_covered
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
+from training.pixels import value_at
 from training.targets import SEEN
 
 RANGES = replace(ROUND, sampling_A=(0.2, 0.3))
@@ -32,7 +33,7 @@ def nothing(shot: Shot, at: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def what_is(shot: Shot, at: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return module._at(shot.covered, at) >= SEEN
+    return value_at(shot.covered, at) >= SEEN
 
 
 class Knows:

@@ -43,6 +43,7 @@ class Recipe:
     batch: int = 4
     doses_e_A2: tuple[float, ...] = DOSES_E_A2
     taught: ImageRanges | None = None  # what is learnt from, where it is other than what is scored
+    taught_structures: Structures | None = None  # so too
 
     @property
     def all_steps(self) -> int:
