@@ -37,6 +37,7 @@ class Result:
     atoms: Atoms
     label: str = ""  # of the specimen
     lean_A: NDArray[np.float32] | None = None  # of the true columns, see Sites
+    left_out: float = 0.0  # share of what was found that counts as contaminated, though nothing covers the specimen
     classical: Score | None = None  # what the classical way finds in the same frame, classes apart
 
     @property
@@ -78,9 +79,10 @@ def evaluate(
             (shot,) = shoot(specimen, evaluation_ranges(ranges), FIELD_A, rng, dose, undecidable=True)
             if ranges.thin and np.isnan(bound_at_1):
                 bound_at_1 = position_bound_pm(specimen, shot, 1.0)
-            atoms = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask)).uncovered()
-            result = judge(shot, atoms, number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
-            result = replace(result, lean_A=specimen.sites.lean_A)
+            found = detector.detect(Frame(shot.frame.pixels, shot.frame.sampling_A, shot.frame.mask))
+            result = judge(shot, found.uncovered(), number, dose, bound_at_1 / np.sqrt(dose), specimen.label)
+            left_out = 1 - len(result.atoms) / len(found) if len(found) else 0.0
+            result = replace(result, lean_A=specimen.sites.lean_A, left_out=left_out)
             if classical:
                 result = replace(result, classical=_classical(shot))
             results.append(result)
@@ -131,6 +133,7 @@ def summarise(results: list[Result], classes: Sequence[str] = ()) -> dict[str, d
             "classical_rmse_pm": _rms([r.classical.error_pm for r in sure if r.classical]),
             "errors_over_classical": errors_over_classical(sure),
             "away_share": away_share(sure),
+            "left_out": _mean([r.left_out for r in sure]),
             "undecidable": len(unsure),
             "undecidable_f1": _mean([r.score.f1 for r in unsure]),
         }

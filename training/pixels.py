@@ -13,7 +13,7 @@ def nearest(positions_px: NDArray[np.floating], shape: tuple[int, ...]) -> tuple
     return at[inside], inside
 
 
-def value_at(image: NDArray[np.float32], positions_px: NDArray[np.floating]) -> NDArray[np.float32]:
+def value_at(image: NDArray[np.floating], positions_px: NDArray[np.floating]) -> NDArray[np.float32]:
     """(N,) values at (N, 2) positions, NaN out of the image."""
     at, inside = nearest(positions_px, image.shape)
     values = np.full(len(positions_px), np.nan, np.float32)

@@ -49,6 +49,7 @@ _HEADINGS = {
     "classical_rmse_pm": "classical error, pm",
     "errors_over_classical": "missed and wrong over the classical way's",
     "away_share": "found away from anything",
+    "left_out": "left out as if contaminated",
     "undecidable": "undecidable",
     "undecidable_f1": "F1 of these",
     "ramp_frames": "frames",

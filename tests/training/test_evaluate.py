@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engine.atoms import CONTAMINATED
 from tests.training.oracle import Oracle, atoms_at
 from tests.training.specimens import ROUND
 from training.evaluate import (
@@ -88,6 +89,17 @@ class TestEvaluate:
             results = evaluate(Oracle(monkeypatch, error_pm, sigma_pm), specimens, RANGES, 5, 1, doses=(1e5,))
             assert results[0].score.rmse_pm == pytest.approx(error_pm, rel=0.15)
             assert sigma_ratio(results) == pytest.approx(error_pm / sigma_pm, rel=0.15)
+
+    def test_clear_atoms_that_count_as_contaminated_are_missing_and_told_of(
+        self, specimens: list[Specimen], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        oracle = Oracle(monkeypatch)
+        flagged = np.uint8(CONTAMINATED) * (np.arange(10_000) % 4 == 0)
+        real = oracle.detect
+        monkeypatch.setattr(oracle, "detect", lambda frame: replace(found := real(frame), flags=flagged[: len(found)]))
+        (result,) = evaluate(oracle, specimens, RANGES, 5, 1, doses=(1e4,))
+        assert summarise([replace(result, decidable=True)])["10000"]["left_out"] == pytest.approx(0.25, abs=0.01)
+        assert result.score.recall == pytest.approx(0.75, abs=0.08)
 
     def test_what_has_no_bound_is_left_out(self) -> None:
         ranges = evaluation_ranges(ImageRanges())
