@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atoms import CONTAMINATED, EDGE, Atoms
+from engine.atoms import EDGE, Atoms
 from engine.bonds import allowed
 from engine.peaks import thin
-from engine.refine import EDGE_A, LOG_SIGMA, around_cells
+from engine.refine import EDGE_A, LOG_SIGMA, around_cells, flagged
 from engine.spec import ModelSpec
 
 CROWDED, RIVAL, OUTSIDE = 32, 64, 128  # flags of the kernel that no atom keeps
@@ -30,13 +30,14 @@ CANDIDATE = np.dtype(
         ("class_id", "<i4"),
         ("flags", "<i4"),
         ("peak", "<f4"),
+        ("covered", "<f4"),
     ]
 )
 _PEAKS_OF = np.dtype(
     [
         *((name, "<i4") for name in ("height", "width", "pitch", "plane", "classes", "stride", "reach", "capacity")),
         *((name, "<f4") for name in ("frame_height", "frame_width", "scale_y", "scale_x")),
-        *((name, "<f4") for name in ("sampling_A", "sigma_pm", "edge_A", "covered")),
+        *((name, "<f4") for name in ("sampling_A", "sigma_pm", "edge_A")),
         *((name, "<f8") for name in ("radius2", "agree2")),
         ("log_sigma_limit", "<f4"),
         ("around", "<i4"),
@@ -44,7 +45,8 @@ _PEAKS_OF = np.dtype(
         ("bond2", "<f4"),
         ("at_home", "<f4"),
         ("near", "<i4"),
-    ]
+    ],
+    align=True,
 )
 
 
@@ -94,7 +96,6 @@ def parameters(
         "sampling_A": sampling_A,
         "sigma_pm": spec.sampling_A * 100,
         "edge_A": EDGE_A,
-        "covered": spec.covered,
         "radius2": radius * radius,
         "agree2": np.square(spec.separation_A / spec.sampling_A / 2),
         "log_sigma_limit": LOG_SIGMA,
@@ -131,8 +132,9 @@ def to_atoms(found: NDArray[Any], shape: tuple[int, int], sampling_A: float, spe
         score=spec.chance_of(columns["score"].take(rows)),
         class_id=columns["class_id"].take(rows).astype(np.uint8),
         agreement=np.ones(len(rows), np.float32),
-        flags=(flags.take(rows) & (CONTAMINATED | EDGE)).astype(np.uint8),
+        flags=(flags.take(rows) & EDGE).astype(np.uint8),
     )
+    atoms = flagged(atoms, columns["covered"].take(rows), sampling_A, spec)
     # Counted by the kernel, as nearly all frames have none: looking for neighbours takes longer than all else here.
     return allowed(atoms, sampling_A, spec) if (flags & CROWDED).any() else atoms
 

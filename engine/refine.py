@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atoms import CONTAMINATED, EDGE, Atoms
+from engine.contamination import contaminated
 from engine.frame import Frame
 from engine.network import Maps
 from engine.peaks import Cells
@@ -50,8 +51,7 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
     scale = np.array(prepared.scale, np.float32)[:, None]
     y, x = (positions(peaks, maps, spec) + np.float32(0.5)) * scale - np.float32(0.5)
     to_edge = _distance_to_edge(y, x, frame.shape)
-    flags = (covered > spec.covered) * np.uint8(CONTAMINATED)
-    flags |= (to_edge * frame.sampling_A < EDGE_A) * np.uint8(EDGE)
+    flags = (to_edge * frame.sampling_A < EDGE_A) * np.uint8(EDGE)
     sigma = np.exp(np.clip(log_sigma, -LOG_SIGMA, LOG_SIGMA))
     atoms = Atoms(
         y=y,
@@ -63,7 +63,14 @@ def refine(peaks: Cells, maps: Maps, frame: Frame, prepared: Prepared, spec: Mod
         flags=flags,
     )
     inside = np.flatnonzero(to_edge >= 0)  # False where there is no position
-    return atoms.select(inside[np.lexsort((x[inside], y[inside]))])
+    inside = inside[np.lexsort((x[inside], y[inside]))]
+    return flagged(atoms.select(inside), covered[inside], frame.sampling_A, spec)
+
+
+def flagged(atoms: Atoms, covered: NDArray[np.float32], sampling_A: float, spec: ModelSpec) -> Atoms:
+    """The same atoms with CONTAMINATED where they are taken to be covered, see `engine.contamination`."""
+    atoms.flags[contaminated(atoms.y, atoms.x, covered, sampling_A, spec.covered)] |= CONTAMINATED
+    return atoms
 
 
 def around_cells(spec: ModelSpec) -> int:

@@ -48,7 +48,7 @@ class ModelSpec:
         Offset and slope from the logit of the network's score to that of the chance that an atom is there, see
         `chance_of`.
     covered : float
-        Contamination, as a mean of what is around an atom, from which it is flagged.
+        Contamination, as a mean of what is around an atom, from which it is suspected, see `engine.contamination`.
     bonds : (int, float) or None
         The most neighbours an atom has, and how far in A they count: (3, 1.8) for carbon sheets.
     trained : dict of (low, high)

@@ -33,7 +33,7 @@ from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 _ROUNDS = 25  # of Newton's method
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
-_LEAST_COVERED = 0.22  # a network that is that sure of its clear specimens is no surer of others
+_LEAST_COVERED = 0.2  # a network that is that sure of its clear specimens is no surer of others
 _AS_GOOD = 0.0002  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)

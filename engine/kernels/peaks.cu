@@ -11,20 +11,21 @@
 // multiply-add (compile with --fmad=false). Decisions are then bit-equal; exp differs in its last bit.
 
 enum { SCORE, PEAK, DY, DX, LOG_SIGMA, CONTAMINATION, CLASSES };
-enum { CONTAMINATED = 1, EDGE = 2, CROWDED = 32, RIVAL = 64, OUTSIDE = 128 };
+enum { EDGE = 2, CROWDED = 32, RIVAL = 64, OUTSIDE = 128 };
 
 struct Candidate {
     int cell;  // row * width + column: the atomic counter gives an arbitrary order, this sorts it
     float y, x, score, sigma_pm;
     int class_id, flags;
-    float peak;  // what close rivals are thinned by
+    float peak;     // what close rivals are thinned by
+    float covered;  // which of the covered ones count, engine/contamination.py says
 };
 
 struct PeaksOf {
     int height, width, pitch, plane;  // cells in use; floats from row to row and from map to map of the padded maps
     int classes, stride, reach, capacity;
     float frame_height, frame_width, scale_y, scale_x;  // frame pixels; frame pixels per network pixel
-    float sampling_A, sigma_pm, edge_A, covered;
+    float sampling_A, sigma_pm, edge_A;
     double radius2, agree2;  // cells^2, network pixels^2
     float log_sigma_limit;
     int around;     // cells
@@ -165,10 +166,10 @@ extern "C" __global__ void peaks(const float *maps, const float *threshold, cons
     candidate.score = maps[SCORE * of.plane + at];
     candidate.sigma_pm = expf(limited(maps[LOG_SIGMA * of.plane + at], of.log_sigma_limit)) * of.sigma_pm;
     candidate.class_id = class_of(maps, of, at);
-    candidate.flags = (covered(maps, of, row, column) > of.covered ? CONTAMINATED : 0) |
-                      (to_edge * of.sampling_A < of.edge_A ? EDGE : 0) | (to_edge >= 0 ? 0 : OUTSIDE) |
+    candidate.flags = (to_edge * of.sampling_A < of.edge_A ? EDGE : 0) | (to_edge >= 0 ? 0 : OUTSIDE) |
                       (many ? CROWDED : 0) | (has_rival(maps, threshold, of, row, column) ? RIVAL : 0);
     candidate.peak = maps[PEAK * of.plane + at];
+    candidate.covered = covered(maps, of, row, column);
     found[1 + place] = candidate;
 }
 

@@ -169,11 +169,19 @@ class TestCandidates:
         found, _ = candidates(device, Maps(values), replace(tiny_spec, bonds=(3, 1.7)))
         assert bool((found["flags"] & CROWDED).any()) is crowded
 
-    def test_as_covered_as_an_atom_may_be_is_not_covered(self, device, tiny_spec):
+    def test_contamination_around_an_atom_is_a_mean_in_double(self, device, tiny_spec):
         values = np.zeros((6, 40, 40), np.float32)
         values[:2, ::4, ::4] = 0.9
         values[5] = 0.22  # added up in float32 it would be more in some places
-        assert not (expect_same(device, Maps(values), replace(tiny_spec, covered=0.22)).flags & CONTAMINATED).any()
+        found, _ = candidates(device, Maps(values), tiny_spec)
+        assert set(found["covered"].tolist()) == {float(np.float32(0.22))}
+
+    def test_atoms_under_a_patch_and_beside_it(self, device, tiny_spec):
+        values = np.zeros((6, 20, 160), np.float32)
+        values[:2, ::4, ::4] = 0.9
+        values[5, :, :60], values[5, :, 60:] = 0.9, 0.3  # 24 A of a patch; suspicion, believed for 16 A more
+        covered = (expect_same(device, Maps(values), replace(tiny_spec, covered=0.2)).flags & CONTAMINATED) > 0
+        assert 0.5 < covered.mean() < 0.75
 
     def test_the_threshold_itself_counts_and_nan_does_not(self, device, tiny_spec):
         values = np.zeros((6, 1, 10), np.float32)

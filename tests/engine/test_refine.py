@@ -124,8 +124,8 @@ class TestRefine:
 
     def test_covered_by_contamination(self, tiny_spec):
         maps = flat_maps()
-        maps.contamination[:], maps.contamination[:, :9] = 0.25, 0.8
-        atoms = refined(maps, [[8, 5], [12, 14]], replace(tiny_spec, covered=0.5))
+        maps.contamination[:], maps.contamination[:, :12] = 0.2, 1.0
+        atoms = refined(maps, [[8, 5], [12, 14]], replace(tiny_spec, covered=0.7))
         assert atoms.flags.tolist() == [CONTAMINATED, 0]
         assert atoms.uncovered().positions.tolist() == atoms.positions[1:].tolist()
 
