@@ -29,9 +29,10 @@ def gold() -> Recipe:
     return Recipe(
         spec=spec,
         structures=GoldRanges(),
+        taught_structures=GoldRanges(zones=(0.35, 0.2, 0.35, 0.1)),  # [111] is the hardest
         images=images,
         seed=1,
-        specimens=500,
+        specimens=700,
         held_out=120,
         crop_px=256,
         calm=replace(images, tilt_mrad=0.2, dose_e_A2=(3e3, 2e4), contamination_chance=0.0),
@@ -43,6 +44,8 @@ def gold() -> Recipe:
             Round(2000, 6e-4, beta=0.0),
             Round(7000, 1.5e-3),
             Round(3000, 5e-4, beta=0.0),
+            Round(2000, 7e-4),
+            Round(1300, 3e-4, beta=0.0),
         ),
         doses_e_A2=(1e4, 3e3, 1e3, 300.0, 200.0, 100.0),
     )
