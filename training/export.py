@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine import Detector, ModelSpec, load_detector
+from engine.contamination import contaminated
 from engine.errors import one_line, writing
 from engine.openvino import ov
 from engine.prepare import prepare
@@ -28,12 +29,15 @@ from training.exit_waves import Specimen
 from training.imaging import shoot
 from training.quantise_gpu import quantise_for_gpu
 from training.recipes.recipe import Recipe
+from training.score import inner
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _ROUNDS = 25  # of Newton's method
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
-_LEAST_COVERED = 0.2  # a network that is that sure of its clear specimens is no surer of others
+_SUSPICIONS = (
+    np.arange(20, 65, 3) / 100
+)  # the least for a network that is sure of its clear specimens: of others it is less
 _AS_GOOD = 0.0002  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)
@@ -201,21 +205,23 @@ def fit_chance(results: list[Result]) -> tuple[float, float]:
 
 
 def covered_threshold(detector: Detector, recipe: Recipe, specimens: list[Specimen]) -> float:
-    """The contamination that hardly an atom has around it where nothing covers the specimen."""
-    spec, seen = detector.spec, []
+    """The least suspicion at which hardly an atom is taken for covered where nothing covers the specimen."""
+    spec, frames = detector.spec, []
     for k in range(_CALIBRATION_FRAMES):
         rng = np.random.default_rng((recipe.seed + 3, k))
         for shot in shoot(specimens[k % len(specimens)], recipe.images, FIELD_A, rng):
             prepared = detector.prepare(shot.frame)
             contamination = detector.infer(prepared).contamination
-            clear = shot.positions_px[clear_of_any(shot, shot.positions_px)]
-            network_px = (clear + 0.5) / np.array(prepared.scale)
-            cells = np.minimum(network_px // spec.stride, np.array(contamination.shape) - 1).astype(np.intp)
-            seen.append(around(contamination, cells, around_cells(spec)))
-    flagged = np.concatenate(seen) if seen else np.empty(0)
-    if not len(flagged):
-        return spec.covered
-    return max(_LEAST_COVERED, round(float(np.quantile(flagged, 1 - _FLAGGED_CLEAR)), 3))
+            truth = shot.positions_px[inner(shot.positions_px, 0, shot.frame.shape)]
+            cells = ((truth + 0.5) / np.array(prepared.scale) // spec.stride).astype(np.intp)
+            cells = np.clip(cells, 0, np.array(contamination.shape) - 1)
+            seen = around(contamination, cells, around_cells(spec))
+            frames.append((*truth.T.astype(np.float32), seen, shot.frame.sampling_A, clear_of_any(shot, truth)))
+    for suspected in _SUSPICIONS:
+        taken = [contaminated(y, x, seen, sampling_A, suspected)[clear] for y, x, seen, sampling_A, clear in frames]
+        if sum(map(np.sum, taken)) <= _FLAGGED_CLEAR * sum(map(len, taken)):
+            return float(suspected)
+    return float(_SUSPICIONS[-1])
 
 
 def _mean_f1(rows: list[Result], spec: ModelSpec) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Atoms, FileError, ModelSpec, load_detector
-from engine.network import OpenVinoNetwork
+from engine import Atoms, FileError, Frame, ModelSpec, load_detector
+from engine.network import Maps, OpenVinoNetwork
+from engine.prepare import Prepared, prepare
 from engine.spec import file_sha256
 from tests.training.analytic import LOG_SIGMA_PX, Spots
 from tests.training.specimens import SHARP
@@ -21,7 +23,7 @@ from training import evaluate as evaluation
 from training import export as module
 from training.evaluate import Result, calibration_error, evaluate, sigma_ratio, summarise
 from training.exit_waves import Specimen
-from training.export import Exported, _whole, export, quantise, write_network
+from training.export import Exported, _whole, covered_threshold, export, quantise, write_network
 from training.recipes.graphene import graphene
 from training.recipes.recipe import Recipe
 from training.score import Score
@@ -273,3 +275,38 @@ class TestCalibration:
             (tmp_path / path.name).write_bytes(path.read_bytes())
         _, offset = module.calibrate(model.spec, spots, specimens, tmp_path)
         assert offset == 0.0
+
+
+class Suspects:
+    """A network that sees contamination alone: 0.95 in the left share of its map, elsewhere `elsewhere`."""
+
+    def __init__(self, spec: ModelSpec, left: float, elsewhere: float) -> None:
+        self.spec, self.left, self.elsewhere = spec, left, elsewhere
+
+    def prepare(self, frame: Frame) -> Prepared:
+        return prepare(frame, self.spec)
+
+    def infer(self, prepared: Prepared) -> Maps:
+        height, width = (size // self.spec.stride for size in prepared.shape)
+        values = np.full((6, height, width), self.elsewhere, np.float32)
+        values[:, :, : round(self.left * width)] = 0.95
+        return Maps(values)
+
+
+@pytest.mark.parametrize(
+    ("left", "elsewhere", "expected"),
+    [(0.0, 0.6, (0.2, 0.2)), (0.5, 0.4, (0.41, 0.6)), (1.0, 0.0, (0.62, 0.62))],
+    ids=["mere suspicion hides nothing", "suspicion near to a patch does", "what is sure hides it at any threshold"],
+)
+def test_contamination_is_suspected_from_where_hardly_a_clear_atom_is_taken_for_covered(
+    spots: Recipe,
+    specimens: list[Specimen],
+    monkeypatch: pytest.MonkeyPatch,
+    left: float,
+    elsewhere: float,
+    expected: tuple[float, float],
+) -> None:
+    monkeypatch.setattr(module, "_FLAGGED_CLEAR", 0.75)  # in frames this small one atom of 200 would be hardly any
+    detector: Any = Suspects(spots.spec, left, elsewhere)
+    low, high = expected
+    assert low <= covered_threshold(detector, spots, specimens) <= high
