@@ -7,8 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.errors import ModelError
 from engine.spec import ModelSpec, file_sha256
 
@@ -53,7 +51,7 @@ def verified_weights(spec: ModelSpec, folder: Path, suffix: str) -> Path:
 def model_card(model: str | Path) -> str:
     """What a model is for, what it was trained on and how good it is, as text."""
     spec = ModelSpec.read(find_spec(model))
-    least = float(spec.chance_of(np.array([spec.threshold], np.float32))[0])
+    least = spec.least_chance
     what = "one image" if spec.channels == 1 else f"{spec.channels} images of a defocus series"
     lines = [
         f"{spec.name} {spec.version}",

@@ -121,6 +121,11 @@ class ModelSpec:
         inside = np.clip(score, _NEARLY, 1 - _NEARLY)
         return np.asarray(1 / (1 + np.exp(-(offset + slope * np.log(inside / (1 - inside))))), np.float32)
 
+    @property
+    def least_chance(self) -> float:
+        """That of the threshold: no atom that is reported has less."""
+        return float(self.chance_of(np.array([self.threshold], np.float32))[0])
+
     def write(self, path: Path) -> None:
         """Write the spec as indented JSON, whole or not at all; FileError where that fails."""
         partial = path.with_name(f".{path.name}.part")

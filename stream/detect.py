@@ -55,7 +55,7 @@ def find_atoms(
             table.add(number, time_s, atoms, frame.sampling_A)
             processed, count, hidden = processed + 1, count + len(atoms), hidden + len(found) - len(atoms)
             if picture is not None and picture[0] == number:
-                write_picture(picture[1], draw_atoms(_middle(frame), atoms, detector.spec.threshold))
+                write_picture(picture[1], draw_atoms(_middle(frame), atoms, detector.spec.least_chance))
         for note in notes:
             told.setdefault(note, []).append(number)
     if refused is not None and processed == 0:

@@ -23,7 +23,7 @@ _BAR_LENGTHS_A = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 def draw_atoms(frame: Frame, atoms: Atoms, threshold: float = 0.5) -> NDArray[np.uint8]:
     """Picture (h, w, 3) in blue, green, red; small frames are enlarged by a whole factor.
 
-    Scores are coloured from the model's threshold (red) to 1 (green).
+    Scores are coloured from the model's least chance (red) to 1 (green).
     """
     zoom = _zoom(frame)
     picture = np.asarray(cv2.cvtColor(_enlarged(frame, zoom), cv2.COLOR_GRAY2BGR), np.uint8)

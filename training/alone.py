@@ -22,7 +22,7 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileError(
-                f"{folder}: expected nobody else to write here, got another `atomstream-train simulate` that does: "
+                f"{folder}: expected nobody else to write here, got another `atomstream-train` that does: "
                 "let it end, or choose another --folder"
             ) from None
         except OSError:  # a file system that has no locks, as those of clusters may, goes without

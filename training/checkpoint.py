@@ -56,6 +56,15 @@ def load_checkpoint(path: Path, **how: Any) -> dict[str, Any]:
     return state
 
 
+def of_these_specimens(path: Path, state: dict[str, Any], made_of: str) -> None:
+    """FileError where a fit to other specimens wrote it; older ones did not say what they learned from."""
+    if state.get("made_of", made_of) != made_of:
+        raise FileError(
+            f"{path}: expected a fit to this recipe's specimens, got one to others: remove it, or choose another "
+            "--folder"
+        )
+
+
 @contextmanager
 def of_this_network(path: Path) -> Iterator[None]:
     """FileError where the weights of a checkpoint are those of another network."""

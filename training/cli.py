@@ -202,7 +202,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     start = _start(options.start, recipe, folder)  # before the exit waves, that take a while to read
     specimens = _read(recipe, folder, recipe.seed)
     (folder / "fit").mkdir(parents=True, exist_ok=True)
-    with _bar() as bar:
+    with alone(folder / "fit"), _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
         run(specimens, recipe, folder / "fit", options.workers, shown, start)
@@ -282,27 +282,27 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training.report import make_folder, write_report
 
     begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
-    seed = _held_out_seed(recipe, options)
+    seed, frames = _held_out_seed(recipe, options), options.frames or recipe.held_out
     is_usual = _is_usual(recipe, seed)
     report = options.report or folder / ("report" if is_usual else f"report-{seed}")
     specimens = _read(recipe, folder, seed)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
-        task = bar.add_task("evaluate", total=options.frames)
+        task = bar.add_task("evaluate", total=frames)
         results = run(
             detector,
             specimens,
             recipe.images,
             seed,
-            options.frames,
+            frames,
             recipe.doses_e_A2,
             progress=lambda done: bar.update(task, completed=done),
             classical=True,
         )
         classes = detector.spec.classes
         what = detector.backend if is_usual else f"{detector.backend}, held-out seed {seed}"
-        beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, options.frames))
+        beside = _beside(detector, specimens, recipe, seed, min(_BESIDE, frames))
     table = write_report(results, f"{recipe.spec.name}, {what}", report, classes, beside)
     spec, figures = ModelSpec.read(model), _figures(table, classes, by_label(results), beside)
     taken = {}

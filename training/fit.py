@@ -5,6 +5,7 @@ atomstream-train fit graphene
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from engine.network import cpu_precisions
-from training.checkpoint import begun_with, load_checkpoint, of_this_network, save_checkpoint
+from training.checkpoint import begun_with, load_checkpoint, of_these_specimens, of_this_network, save_checkpoint
 from training.dataset import loader
 from training.exit_waves import Specimen
 from training.losses import forget_after, log_losses
 from training.recipes.recipe import Recipe
+from training.specimen_set import SpecimenSet
 from training.start import begin_with
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA, UNet
 
@@ -52,7 +54,7 @@ def fit(
     begun = saved = time.monotonic()
     step = 0
     if checkpoint.exists():
-        step, before_s = _restore(checkpoint, network, average, optimiser)
+        step, before_s = _restore(checkpoint, recipe, network, average, optimiser)
         begun -= before_s
     forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
@@ -82,6 +84,7 @@ def fit(
                 "step": step,
                 "seconds": saved - begun,  # of the whole fit, interruptions left out
                 "start": start,
+                "made_of": made_of(recipe),
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -141,9 +144,16 @@ def _class_loss(raw: Tensor, class_id: Tensor, near: Tensor) -> Tensor:
     return (entropy * near).sum() / near.sum().clamp(min=1)
 
 
+def made_of(recipe: Recipe) -> str:
+    """What a network learns from, as JSON: specimens of one recipe are not those of another, though its network be."""
+    specimens = SpecimenSet(recipe.taught_structures or recipe.structures, recipe.images.voltage_kV, recipe.seed)
+    return json.dumps({"classes": recipe.spec.classes, **specimens.made_of}, sort_keys=True)
+
+
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
     state = load_checkpoint(checkpoint)
+    of_these_specimens(checkpoint, state, made_of(recipe))
     average = torch.optim.swa_utils.AveragedModel(new_network(recipe), use_buffers=True)
     with of_this_network(checkpoint):
         average.load_state_dict(state["average"])
@@ -167,9 +177,12 @@ def _cosine(done: float) -> float:
     return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _restore(
+    path: Path, recipe: Recipe, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
     """The step, and how long it took to come there."""
     state = load_checkpoint(path)
+    of_these_specimens(path, state, made_of(recipe))
     with of_this_network(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])

@@ -59,8 +59,8 @@ class TestFloors:
         assert found["network"].floor_s == pytest.approx(4e6 / 2e12 + 2 * 500_000 / 1e12)
         assert (found["network"].bytes, found["network"].operations) == (2 * 501_000, 4_002_000)
         assert found["peaks"].bytes == 4 * 6 * 48 * 56
-        rows = 1 + 1024  # of 32 bytes: the count, and as many candidates as are always fetched
-        assert found["down"] == Stage("down", 32 * rows, 0, 32 * rows / 2e10)
+        rows = 1 + 1024  # of 36 bytes: the count, and as many candidates as are always fetched
+        assert found["down"] == Stage("down", 36 * rows, 0, 36 * rows / 2e10)
 
     def test_a_lower_precision_has_less_to_move_and_is_faster(self, plan_and_place):
         layers = [Layer(4_000_000, 1000), Layer(2_000, 500_000)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import FileError
+from tests.training.specimens import CALM
 from training import fit as module
 from training.checkpoint import describe_fit, seconds_taken
 from training.dataset import loader
@@ -37,6 +38,20 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 class TestFit:
+    @pytest.mark.usefixtures("always_saving")
+    def test_a_fit_to_other_specimens_is_neither_gone_on_with_nor_read(
+        self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
+    ) -> None:
+        fit(specimens, replace(recipe, rounds=(Round(1, 1e-3),)), tmp_path, 0)
+        other = replace(recipe, structures=replace(CALM, ripple_A=0.5))
+        for use in (
+            lambda: fit(specimens, other, tmp_path, 0),
+            lambda: module.read_network(tmp_path / "checkpoint.pt", other),
+        ):
+            with pytest.raises(FileError, match="expected a fit to this recipe's specimens, got one to others"):
+                use()
+        module.read_network(tmp_path / "checkpoint.pt", recipe)
+
     def test_it_learns(
         self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -143,7 +143,7 @@ class TestSpecimen:
         folder.mkdir(parents=True)
         with alone(folder):  # as another process does, until its exit waves are there
             said = complaint(STO)
-            assert "sto: expected nobody else to write here, got another `atomstream-train simulate` that does" in said
+            assert "sto: expected nobody else to write here, got another `atomstream-train` that does" in said
             assert not (folder / "specimen.json").exists()
         assert main(STO.split()) == 0
         assert (folder / "specimen.json").exists()

@@ -205,8 +205,8 @@ def _columns(ranges: OwnRanges, atoms: Points, numbers: Numbers) -> NDArray[np.i
     sought = np.isin(numbers, ranges.elements)
     column = np.full(len(atoms), -1, np.intp)
     if sought.any():
-        more = {} if ranges.shape == "as-given" else {"along_A": _repeat_A(ranges) + 1}
-        column[sought] = columns(atoms[sought], **more)
+        along_A = depth_A(ranges) if ranges.shape == "as-given" else _repeat_A(ranges)  # gaps in a column
+        column[sought] = columns(atoms[sought], along_A=along_A + 1)
     return column
 
 
