@@ -173,8 +173,7 @@ def _is_usual(recipe: Recipe, seed: int) -> bool:
 def _specimens(recipe: Recipe, folder: Path, seed: int) -> tuple[SpecimenSet, Path]:
     """Those of a seed, the recipe's own to train on and others to evaluate on, and where they are stored."""
     name = "waves" if seed == recipe.seed else "held_out" if _is_usual(recipe, seed) else f"held_out-{seed}"
-    taught = recipe.taught_structures if seed == recipe.seed else None
-    return SpecimenSet(taught or recipe.structures, recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
+    return SpecimenSet(recipe.structures_of(seed), recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
 
 
 def _read(recipe: Recipe, folder: Path, seed: int) -> list[Specimen]:

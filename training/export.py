@@ -35,9 +35,7 @@ from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 _ROUNDS = 25  # of Newton's method
 _CALIBRATION_FRAMES = 60
 _FLAGGED_CLEAR = 0.005  # of the atoms where nothing covers them, share that may be flagged all the same
-_SUSPICIONS = (
-    np.arange(20, 65, 3) / 100
-)  # the least for a network that is sure of its clear specimens: of others it is less
+_SUSPICIONS = np.arange(20, 65, 3) / 100  # of a network sure of its clear specimens the least: it is less so of others
 _AS_GOOD = 0.0002  # thresholds whose F1 differs by less are alike, and the highest invents the fewest atoms
 _QUANTISATION_FRAMES = 96
 _THRESHOLDS = np.arange(0.15, 0.75, 0.025)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,14 +147,20 @@ def _class_loss(raw: Tensor, class_id: Tensor, near: Tensor) -> Tensor:
 
 def made_of(recipe: Recipe) -> str:
     """What a network learns from, as JSON: specimens of one recipe are not those of another, though its network be."""
-    specimens = SpecimenSet(recipe.taught_structures or recipe.structures, recipe.images.voltage_kV, recipe.seed)
+    specimens = SpecimenSet(recipe.structures_of(recipe.seed), recipe.images.voltage_kV, recipe.seed)
     return json.dumps({"classes": recipe.spec.classes, **specimens.made_of}, sort_keys=True)
+
+
+def _load(checkpoint: Path, recipe: Recipe) -> dict[str, Any]:
+    """What a fit to the recipe's specimens saved."""
+    state = load_checkpoint(checkpoint)
+    of_these_specimens(checkpoint, state, made_of(recipe))
+    return state
 
 
 def read_network(checkpoint: Path, recipe: Recipe) -> nn.Module:
     """The averaged network of a checkpoint, ready to evaluate."""
-    state = load_checkpoint(checkpoint)
-    of_these_specimens(checkpoint, state, made_of(recipe))
+    state = _load(checkpoint, recipe)
     average = torch.optim.swa_utils.AveragedModel(new_network(recipe), use_buffers=True)
     with of_this_network(checkpoint):
         average.load_state_dict(state["average"])
@@ -181,8 +188,7 @@ def _restore(
     path: Path, recipe: Recipe, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, float]:
     """The step, and how long it took to come there."""
-    state = load_checkpoint(path)
-    of_these_specimens(path, state, made_of(recipe))
+    state = _load(path, recipe)
     with of_this_network(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])

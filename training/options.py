@@ -142,10 +142,7 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "evaluate": [
         ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
         ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
-        (
-            "--frames",
-            {"type": _at_least(1), "help": "settings, each at every dose (all that are held out)"},
-        ),
+        ("--frames", {"type": _at_least(1), "help": "settings, each at every dose (all that are held out)"}),
         _HELD_OUT_SEED,
         ("--report", {"type": Path, "help": "folder of the report (FOLDER/report, FOLDER/report-N of another seed)"}),
     ],

@@ -58,6 +58,10 @@ class Recipe:
             step -= each.steps
         raise IndexError(f"expected a step of the recipe's {self.all_steps}, got one beyond")
 
+    def structures_of(self, seed: int) -> Structures:
+        """What specimens of a seed are drawn from: its own is that of what is taught, others of what is scored."""
+        return (self.taught_structures if seed == self.seed else None) or self.structures
+
     def continued(self) -> Recipe:
         """The same for a network that knows something already: at once all of what is taught, to all of the network."""
         return replace(self, calm_steps=0, rounds=tuple(replace(each, deeper=True) for each in self.rounds))
