@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import bitshuffle
@@ -77,7 +76,7 @@ class Detector:
         try:
             with urlopen(f"{self.address}/detector/api/1.8.0/status/state", timeout=5):
                 return True
-        except (URLError, ConnectionError):
+        except OSError:  # not listening yet, or too busy to answer in time
             return False
 
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import threading
 from contextlib import ExitStack, contextmanager
-from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -105,7 +104,7 @@ def read(url):
     try:
         with urlopen(url, timeout=10) as answer:
             return answer.read().decode()
-    except (URLError, ConnectionError):
+    except OSError:  # not listening yet, or too busy to answer in time
         return ""
 
 
