@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.level import fit_lines
+
 Rows = NDArray[np.float32]
 
 
@@ -66,6 +68,12 @@ def blur_bands(size: int, sigma: float) -> Bands:
         return np.asarray(np.concatenate(blurred), np.float32)
 
     return _read_off(size, size, reach, blur)
+
+
+def line_bands(size: int, sigma: float) -> Bands:
+    """engine.level.fit_lines of `size` pixels."""
+    reach = 2 * math.ceil(4 * sigma) + 3
+    return _read_off(size, size, reach, lambda rows: fit_lines(rows, sigma, axis=1))
 
 
 def _read_off(size: int, to: int, reach: int, operation: Callable[[Rows], Rows]) -> Bands:

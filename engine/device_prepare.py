@@ -6,16 +6,17 @@ A `Preparation` is for frames of one shape, dtype and sampling: tables and buffe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bands import Bands, blur_bands, resize_bands
+from engine.bands import Bands, blur_bands, line_bands, resize_bands
 from engine.device import Array, Device, Stream
 from engine.hot_pixels import DEVIATIONS, GROUPS, MEANS, STEADY, sampling
-from engine.prepare import COARSE_A, FLAT
+from engine.prepare import FLAT, coarse_shape
 from engine.spec import ModelSpec
 
 _SUMMING = 65536  # threads that sum an image up
@@ -39,6 +40,15 @@ class _Axes:
         for bands in (down, across):
             tables = device.constant(bands.start), device.constant(bands.weight)
             self.arguments += [*tables, np.int32(bands.taps), np.int32(len(bands))]
+
+
+def _windows(
+    device: Device, bands: Callable[[int, float], Bands], shape: tuple[int, int], sigma_px: list[float]
+) -> tuple[_Axes, _Axes]:
+    """What is done down an image, and then across it."""
+    down, across = (bands(size, sigma) for size, sigma in zip(shape, sigma_px, strict=True))
+    as_it_is = [resize_bands(size, size, cv2.INTER_AREA) for size in shape]
+    return _Axes(device, down, as_it_is[1]), _Axes(device, as_it_is[0], across)
 
 
 class Preparation:
@@ -65,14 +75,15 @@ class Preparation:
     ) -> None:
         self._device, self._shape, self._to, self._dtype, self._holes = device, shape, to, dtype, holes
         coarse = coarse_shape(to, spec.sampling_A)
-        sigma = spec.normalise_A / spec.sampling_A * coarse[1] / to[1]
         interpolation = cv2.INTER_AREA if to[0] <= shape[0] else cv2.INTER_CUBIC
         area, linear = cv2.INTER_AREA, cv2.INTER_LINEAR
         self._resample = _Axes(device, *(resize_bands(a, b, interpolation) for a, b in zip(shape, to, strict=True)))
         self._average = _Axes(device, *(resize_bands(a, b, area) for a, b in zip(to, coarse, strict=True)))
-        same = [resize_bands(size, size, area) for size in coarse]
-        self._blur_down = _Axes(device, blur_bands(coarse[0], sigma), same[1])
-        self._blur_across = _Axes(device, same[0], blur_bands(coarse[1], sigma))
+        cell_px = [size / cells for size, cells in zip(to, coarse, strict=True)]
+        self._level, self._blur = (
+            _windows(device, bands, coarse, [sigma_A / (spec.sampling_A * px) for px in cell_px])
+            for bands, sigma_A in ((line_bands, spec.level_A), (blur_bands, spec.normalise_A))
+        )
         self._spread = _Axes(device, *(resize_bands(a, b, linear) for a, b in zip(coarse, to, strict=True)))
         self._coarse_width = np.int32(coarse[1])
 
@@ -105,9 +116,9 @@ class Preparation:
         if self._image is not self._filled:
             self._apply(stream, self._resample, self._filled, width, self._image)
         count, pitch = self._spread.count, self._coarse_width
-        mean = self._local_mean(stream, self._image, square=False)
-        launch(stream, "flatten", count, self._image, mean, pitch, *self._spread.arguments, brightest, self._flat)
-        rms = self._local_mean(stream, self._flat, square=True)
+        level = self._averaged(stream, self._image, self._level, square=False)
+        launch(stream, "flatten", count, self._image, level, pitch, *self._spread.arguments, brightest, self._flat)
+        rms = self._averaged(stream, self._flat, self._blur, square=True)
         cells = np.int32(rms.size)
         launch(stream, "root", rms.size, rms, cells, largest)
         launch(stream, "invert", rms.size, rms, cells, brightest, largest, np.float32(FLAT), contrast)
@@ -134,24 +145,19 @@ class Preparation:
         self._device.launch(stream, kernel, GROUPS, raw, mask, step, size, groups, *rules, self._limits)
         self._device.launch(stream, "median", GROUPS, self._limits, groups, self._limit)
 
-    def _local_mean(self, stream: Stream, image: Array, square: bool) -> Array:
+    def _averaged(self, stream: Stream, image: Array, windows: tuple[_Axes, _Axes], square: bool) -> Array:
         """On the coarse grid, in the first of its buffers."""
         first, second = self._coarse
+        down, across = windows
         self._apply(stream, self._average, image, np.int32(self._to[1]), first, square)
-        self._apply(stream, self._blur_down, first, self._coarse_width, second)
-        self._apply(stream, self._blur_across, second, self._coarse_width, first)
+        self._apply(stream, down, first, self._coarse_width, second)
+        self._apply(stream, across, second, self._coarse_width, first)
         return first
 
     def _apply(
         self, stream: Stream, axes: _Axes, image: Array, pitch: np.int32, out: Array, square: bool = False
     ) -> None:
         self._device.launch(stream, "resample", axes.count, image, pitch, *axes.arguments, np.int32(square), out)
-
-
-def coarse_shape(shape: tuple[int, int], sampling_A: float) -> tuple[int, int]:
-    """The grid that local averages are taken on."""
-    factor = max(1, round(COARSE_A / sampling_A))
-    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
 
 
 def stage(pixels: NDArray[Any], target: NDArray[Any]) -> None:

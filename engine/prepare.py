@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.frame import Frame
 from engine.hot_pixels import hot_limit
+from engine.level import level
 from engine.spec import ModelSpec
 
 COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
@@ -56,7 +57,7 @@ def prepare(frame: Frame, spec: ModelSpec) -> Prepared:
         limit = float(hot_limit(image, mask))
         cv2.threshold(image, limit, 0, cv2.THRESH_TRUNC, dst=image)  # before the masked take their neighbours' mean
         image = resample(_filled(image, mask), (height, width))
-        out[0, channel, :height, :width] = normalise(image, spec.normalise_A / spec.sampling_A, spec.sampling_A)
+        out[0, channel, :height, :width] = normalise(image, spec)
     scale = (frame.shape[0] / height, frame.shape[1] / width)
     return Prepared(out, scale, (height, width))
 
@@ -132,30 +133,35 @@ def resample(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.f
     return np.asarray(resized, np.float32)
 
 
-def normalise(image: NDArray[np.float32], sigma_px: float, sampling_A: float) -> NDArray[np.float32]:
-    """Subtract the local mean and divide by the local RMS under a Gaussian window.
+def normalise(image: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
+    """Subtract the local level and divide by the local RMS under a Gaussian window.
 
     A constant neighbourhood becomes zero, never NaN.
 
     References
     ----------
-    Madsen et al., Adv. Theory Simul. 1 (2018) 1800037: sigma 12 A.
+    Madsen et al., Adv. Theory Simul. 1 (2018) 1800037: windows of 12 A, means for levels.
     """
     height, width = image.shape
-    factor = max(1, round(COARSE_A / sampling_A))
-    coarse = (max(1, round(width / factor)), max(1, round(height / factor)))
-    sigma = sigma_px * coarse[0] / width
+    rows, columns = coarse_shape(image.shape, spec.sampling_A)
+    down_A, across_A = spec.sampling_A * height / rows, spec.sampling_A * width / columns
 
-    def local_mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        small = cv2.resize(values, coarse, interpolation=cv2.INTER_AREA)
-        return np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
+    def average(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
     def spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR))
 
-    flat = image - spread(local_mean(image))
-    rms = np.sqrt(local_mean(flat * flat))
+    flat = image - spread(level(average(image), (spec.level_A / down_A, spec.level_A / across_A)))
+    sigma = {"sigmaX": spec.normalise_A / across_A, "sigmaY": spec.normalise_A / down_A}
+    rms = np.sqrt(cv2.GaussianBlur(average(flat * flat), (0, 0), **sigma, borderType=cv2.BORDER_REFLECT_101))
     largest = float(rms.max())
     if not largest > FLAT * max(1e-30, float(np.abs(image).max())):
         return np.zeros_like(image)
     return flat * spread(np.reciprocal(np.maximum(rms, 1e-3 * largest)))
+
+
+def coarse_shape(shape: tuple[int, ...], sampling_A: float) -> tuple[int, int]:
+    """The grid that local averages are taken on."""
+    factor = max(1, round(COARSE_A / sampling_A))
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))

@@ -34,8 +34,8 @@ class ModelSpec:
         Images a sample: 1, or 3 for a defocus triplet.
     sampling_A : float
         Pixel size the network works at; frames are resampled to it.
-    normalise_A : float
-        Sigma of the Gaussian window of the local normalisation.
+    level_A, normalise_A : float
+        Sigmas of the Gaussian windows under which an image's local level, and its local RMS, are taken.
     stride : int
         Network input pixels per cell of its output maps.
     multiple : int
@@ -70,6 +70,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     channels: int
     sampling_A: float
+    level_A: float
     normalise_A: float
     stride: int
     multiple: int
@@ -204,6 +205,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (_are_names, "a list of names"),
     "channels": _COUNT,
     "sampling_A": _POSITIVE,
+    "level_A": _POSITIVE,
     "normalise_A": _POSITIVE,
     "stride": _COUNT,
     "multiple": _COUNT,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.bands import blur_bands, resize_bands
+from engine.bands import blur_bands, line_bands, resize_bands
+from engine.level import fit_lines
 
 sizes = st.integers(1, 90)
 
@@ -31,6 +32,12 @@ def test_blurring_as_opencv_does(size, sigma):
         [cv2.GaussianBlur(row[None], (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) for row in image]
     )
     np.testing.assert_allclose(blur_bands(size, sigma).apply(image), expected, atol=1e-5)
+
+
+@given(size=sizes, sigma=st.floats(0.3, 12))
+def test_lines_as_they_are_fitted(size, sigma):
+    image = rows(size)
+    np.testing.assert_allclose(line_bands(size, sigma).apply(image), fit_lines(image, sigma, axis=1), atol=1e-5)
 
 
 def test_the_same_size_is_the_same_image():

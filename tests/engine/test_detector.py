@@ -45,9 +45,9 @@ class TestDetect:
 
     @given(down=st.integers(-6, 6), right=st.integers(-6, 6))
     def test_shift_the_image_and_the_atoms_shift(self, tiny, draw_frame, down, right):
-        truth, shift = scattered(5, 96, 18), np.array([2 * down, 2 * right])
-        before = tiny.detect(draw_frame((96, 96), truth))
-        after = tiny.detect(draw_frame((96, 96), truth + shift))
+        truth, shift = scattered(5, 160, 30), np.array([2 * down, 2 * right])
+        before = tiny.detect(draw_frame((160, 160), truth))
+        after = tiny.detect(draw_frame((160, 160), truth + shift))
         np.testing.assert_allclose(after.positions, before.positions + shift, atol=0.02)
 
     @pytest.mark.parametrize("quarters", [1, 2, 3])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from engine import Frame
 from engine.prepare import fill, network_shape, normalise, prepare, resample
+from tests.conftest import TINY
 
 
 def noise(shape, seed=0, dtype=np.float32):
@@ -83,30 +84,39 @@ class TestNormalise:
     def test_gain_and_offset_do_not_matter(self, gain, offset):
         image = noise((64, 80))
         changed = (image * gain + offset * gain).astype(np.float32)
-        np.testing.assert_allclose(normalise(changed, 60, 0.2), normalise(image, 60, 0.2), atol=2e-3)
+        np.testing.assert_allclose(normalise(changed, TINY), normalise(image, TINY), atol=2e-3)
 
     def test_inverted_contrast_gives_the_negative(self):
         image = noise((64, 80))
-        np.testing.assert_allclose(normalise(-image, 60, 0.2), -normalise(image, 60, 0.2), atol=1e-5)
+        np.testing.assert_allclose(normalise(-image, TINY), -normalise(image, TINY), atol=1e-5)
 
     def test_the_rms_is_one_everywhere(self):
         image = noise((256, 256))
         image[:, 128:] = 20 + 5 * image[:, 128:]  # brighter and of stronger contrast on the right
-        flat = normalise(image, 20, 0.2)
+        flat = normalise(image, replace(TINY, level_A=4.0, normalise_A=4.0))
         for part in (flat[:, :64], flat[:, -64:]):
             assert abs(part.mean()) < 0.05
             assert part.std() == pytest.approx(1, abs=0.1)
 
     @given(value=st.floats(-1e9, 1e9, width=32), height=st.integers(1, 40), width=st.integers(1, 40))
     def test_a_constant_image_becomes_zero(self, value, height, width):
-        assert not normalise(np.full((height, width), value, np.float32), 60, 0.2).any()
+        assert not normalise(np.full((height, width), value, np.float32), TINY).any()
 
     @given(height=st.integers(1, 70), width=st.integers(1, 70), power=st.integers(-5, 15))
     def test_any_shape_and_brightness_stays_finite(self, height, width, power):
         image = noise((height, width)) * np.float32(10.0**power / 200)
-        flat = normalise(image, 60, 0.2)
+        flat = normalise(image, TINY)
         assert flat.shape == image.shape
         assert np.isfinite(flat).all()
+
+    @pytest.mark.parametrize("light", ["plane", "bulge"])
+    def test_uneven_light_does_not_rule_weak_contrast(self, light):
+        y, x = (np.mgrid[:240, :240] + 0.5) / 240 - 0.5
+        detail = noise((240, 240)) - 100
+        uneven = {"plane": 1 + 0.2 * (x - y), "bulge": 1 + 0.1 * (x**2 + y**2 - x * y)}[light].astype(np.float32)
+        close = replace(TINY, level_A=4.0)
+        even = normalise(1000 + detail, close)
+        assert (normalise((1000 + detail) * uneven, close) - even).std() < 0.1
 
 
 class TestPrepare:
@@ -148,7 +158,7 @@ class TestPrepare:
     def test_without_hot_pixels_none_is_touched(self, tiny_spec, dtype):
         for electrons in (0.01, 1, 100):
             pixels = np.random.default_rng(0).poisson(electrons, (256, 320)).astype(dtype)
-            image = normalise(resample(fill(pixels, None), (128, 160)), 60, 0.2)
+            image = normalise(resample(fill(pixels, None), (128, 160)), tiny_spec)
             np.testing.assert_array_equal(prepare(Frame(pixels, 0.1), tiny_spec).pixels[0, 0], image)
 
     @pytest.mark.parametrize("times", [100, 1000])

@@ -35,6 +35,7 @@ SPEC = ModelSpec(
     classes=("C",),
     channels=1,
     sampling_A=0.2,
+    level_A=12.0,
     normalise_A=12.0,
     stride=2,
     multiple=16,

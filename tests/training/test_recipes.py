@@ -8,7 +8,7 @@ from engine import ModelSpec, list_models
 from engine.shipped import find_spec
 from training.recipes import RECIPES
 
-NETWORK = ("channels", "sampling_A", "normalise_A", "stride", "multiple", "separation_A", "bonds")
+NETWORK = ("channels", "sampling_A", "level_A", "normalise_A", "stride", "multiple", "separation_A", "bonds")
 
 
 @pytest.mark.parametrize("name", list_models())

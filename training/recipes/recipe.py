@@ -87,6 +87,7 @@ def family_spec(family: str, images: ImageRanges, classes: tuple[str, ...], **mo
     common: dict[str, Any] = {
         "channels": 1,
         "sampling_A": 0.2,
+        "level_A": 12.0,
         "normalise_A": 12.0,
         "stride": 2,
         "multiple": 32,
