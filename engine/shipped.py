@@ -63,6 +63,7 @@ def model_card(model: str | Path) -> str:
         *([f"  notes       {spec.notes}"] if spec.notes else []),
         "  trained on",
         *(f"    {key:<18} {_range(key, *limits)}" for key, limits in spec.trained.items()),
+        *_tree(spec.data, "    "),
         *([f"  took        {_times(spec.wall_time_min)}"] if spec.wall_time_min else []),
         "  measured",
         *(_tree(spec.measured, "    ") or ["    nothing yet"]),

@@ -53,6 +53,8 @@ class ModelSpec:
         The most neighbours an atom has, and how far in A they count: (3, 1.8) for carbon sheets.
     trained : dict of (low, high)
         Ranges of training: sampling_A, dose_e_A2, voltage_kV, defocus_A, field_A.
+    data : dict
+        What it learned from, as its recipe had it: number and ranges of the specimens, ranges of the images.
     notes : str
         What whoever made it has to say: how long the fit took, what has confirmed it.
     measured : dict
@@ -80,6 +82,7 @@ class ModelSpec:
     chance: tuple[float, float] = AS_IT_IS
     covered: float = 0.5
     bonds: tuple[int, float] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
     measured: dict[str, Any] = field(default_factory=dict)
     wall_time_min: dict[str, float] = field(default_factory=dict)
@@ -97,7 +100,7 @@ class ModelSpec:
                 f"{path}: expected a model spec in JSON, got {error}: reinstall or export the model again"
             ) from None
         names = {f.name for f in fields(cls)}
-        needed = names - {"chance", "covered", "bonds", "notes", "measured", "wall_time_min", "sha256"}
+        needed = names - {"chance", "covered", "bonds", "data", "notes", "measured", "wall_time_min", "sha256"}
         if not isinstance(raw, dict) or not needed <= set(raw) <= names:
             given = set(raw) if isinstance(raw, dict) else set()
             raise ModelError(
@@ -215,6 +218,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "covered": _POSITIVE,
     "trained": (_are_ranges, "ranges [low, high]"),
     "bonds": (_are_bonds, "null or [most neighbours, reach in A]"),
+    "data": (_is_mapping, "an object"),
     "measured": (_is_mapping, "an object"),
     "wall_time_min": (_are_minutes, "numbers, none under 0"),
     "sha256": (_is_mapping, "an object"),
