@@ -20,14 +20,14 @@ _FINE = 4  # binary digits below the pixel with which OpenCV places a ring
 _BAR_LENGTHS_A = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def draw_atoms(frame: Frame, atoms: Atoms, threshold: float = 0.5) -> NDArray[np.uint8]:
+def draw_atoms(frame: Frame, atoms: Atoms, least_chance: float = 0.5) -> NDArray[np.uint8]:
     """Picture (h, w, 3) in blue, green, red; small frames are enlarged by a whole factor.
 
     Scores are coloured from the model's least chance (red) to 1 (green).
     """
     zoom = _zoom(frame)
     picture = np.asarray(cv2.cvtColor(_enlarged(frame, zoom), cv2.COLOR_GRAY2BGR), np.uint8)
-    share = np.clip((atoms.score - threshold) / max(1e-6, 1 - threshold), 0, 1)
+    share = np.clip((atoms.score - least_chance) / max(1e-6, 1 - least_chance), 0, 1)
     colours = _colours(share)
     radius = max(2.0, _RING_A / frame.sampling_A * zoom)
     # The centre of pixel 0 lies in the middle of its enlarged square.

@@ -57,6 +57,7 @@ def fit(
     if checkpoint.exists():
         step, before_s = _restore(checkpoint, recipe, network, average, optimiser)
         begun -= before_s
+        progress(step, {})
     forget_after(step, folder / "losses.jsonl")
     for frames, maps in loader(specimens, recipe, step, workers):
         now, _ = recipe.round_at(step)

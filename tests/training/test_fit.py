@@ -101,8 +101,10 @@ class TestFit:
         assert checkpoint["step"] == interrupted_at
         torch.save(checkpoint | {"seconds": 600.0}, parts / "checkpoint.pt")
         torch.manual_seed(99)  # whatever has been drawn meanwhile
-        resumed = fit(specimens, recipe, parts, workers=0)
+        shown: list[int] = []
+        resumed = fit(specimens, recipe, parts, 0, lambda step, _: shown.append(step))
         assert same(resumed, expected)
+        assert shown == [interrupted_at]
         assert same(read_network(parts / "checkpoint.pt", recipe), expected)
         assert 600 < seconds_taken(parts / "checkpoint.pt") < 700
         torch.save({name: value for name, value in checkpoint.items() if name != "seconds"}, parts / "checkpoint.pt")
