@@ -1,7 +1,7 @@
-"""What OpenCV does to an image along one axis, as a banded matrix that a kernel can apply.
+"""What preparing does to an image along one axis, as a banded matrix that a kernel can apply.
 
-Each output is a weighted sum of a few neighbouring inputs. The weights are read off OpenCV itself, so that both paths
-agree whatever its version does.
+Each output is a weighted sum of a few neighbouring inputs. The weights are read off what a CPU runs, OpenCV and
+engine/level.py, so that both paths agree whatever a version does.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def blur_bands(size: int, sigma: float) -> Bands:
 def line_bands(size: int, sigma: float) -> Bands:
     """engine.level.fit_lines of `size` pixels."""
     reach = 2 * math.ceil(4 * sigma) + 3
-    return _read_off(size, size, reach, lambda rows: fit_lines(rows, sigma, axis=1))
+    return _read_off(
+        size, size, reach, lambda rows: fit_lines(rows.astype(np.float64), sigma, axis=1).astype(np.float32)
+    )
 
 
 def _read_off(size: int, to: int, reach: int, operation: Callable[[Rows], Rows]) -> Bands:

@@ -18,7 +18,7 @@ from engine.level import level
 from engine.spec import ModelSpec
 
 COARSE_A = 1.5  # the window of the normalisation is wide, so its averages are taken on a grid this coarse
-FLAT = 1e-6  # a local RMS below this share of the brightest pixel holds no contrast
+FLAT = 4e-6  # a local RMS below this share of the brightest pixel is what float32 leaves of no contrast
 _LARGEST = np.float32(1e15)  # beyond it no camera counts, and squares leave float32
 
 

@@ -153,14 +153,14 @@ extern "C" __global__ void resample(const float *in, int pitch, BANDS(y), BANDS(
     out[at] = banded(in, pitch, down, across, at / across.size, at % across.size, square);
 }
 
-// The image less its local mean, which is given on the coarse grid.
-extern "C" __global__ void flatten(const float *image, const float *mean, int pitch, BANDS(y), BANDS(x),
+// The image less its local level, which is given on the coarse grid.
+extern "C" __global__ void flatten(const float *image, const float *level, int pitch, BANDS(y), BANDS(x),
                                    float *brightest, float *out) {
     Bands down = DOWN, across = ACROSS;
     int at = thread_index();
     if (at >= down.size * across.size) return;
     raise_to(brightest, fabsf(image[at]));
-    out[at] = image[at] - banded(mean, pitch, down, across, at / across.size, at % across.size, false);
+    out[at] = image[at] - banded(level, pitch, down, across, at / across.size, at % across.size, false);
 }
 
 extern "C" __global__ void root(float *mean_square, int count, float *largest) {

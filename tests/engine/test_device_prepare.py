@@ -107,9 +107,11 @@ def test_sparse_frames(device, tiny_spec, electrons):
     expect_same(device, Frame(pixels, 0.1), tiny_spec)
 
 
-@pytest.mark.parametrize("value", [0, 7, 65535])
-def test_a_constant_image_has_no_contrast(device, tiny_spec, value):
-    out, contrast, _ = prepared_there(device, Frame(np.full((50, 64), value, np.uint16), 0.13), tiny_spec)
+@pytest.mark.parametrize("shape", [(50, 64), (221, 52)])
+@pytest.mark.parametrize("value", [0, 7, 65535, 1234.567, -3e7])
+def test_a_constant_image_has_no_contrast(device, tiny_spec, value, shape):
+    dtype = np.uint16 if value == int(value) and value >= 0 else np.float32
+    out, contrast, _ = prepared_there(device, Frame(np.full(shape, value, dtype), 0.13), tiny_spec)
     assert not out.any()
     assert not contrast
 
