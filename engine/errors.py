@@ -13,7 +13,7 @@ Each message says what was expected, what came, and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +59,19 @@ def writing(path: Path, expected: str, remedy: str) -> Iterator[None]:
     except OSError as error:
         cause = error.strerror or one_line(error)[:80]
         raise FileError(f"{path}: expected {expected}, got {cause}: {remedy}") from None
+
+
+def write_whole(path: Path, content: bytes, expected: str, remedy: str) -> None:
+    """In the place of what is there, whole or not at all; FileError where that fails, as `writing` has it."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with writing(path, expected, remedy):
+            partial.write_bytes(content)
+            partial.replace(path)
+    except FileError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import FileError, ModelError, writing
+from engine.errors import ModelError, write_whole
 
 _NEARLY = np.float32(1e-6)  # a score of 0 or 1 has no logit
 AS_IT_IS = (0.0, 1.0)  # chance of a score that was not held against anything
@@ -54,7 +53,8 @@ class ModelSpec:
     trained : dict of (low, high)
         Ranges of training: sampling_A, dose_e_A2, voltage_kV, defocus_A, field_A.
     data : dict
-        What it learned from, as its recipe had it: number and ranges of the specimens, ranges of the images.
+        What its last fit learned from: steps, the model begun with, number and ranges of the specimens, ranges of the
+        images.
     notes : str
         What whoever made it has to say: how long the fit took, what has confirmed it.
     measured : dict
@@ -132,15 +132,8 @@ class ModelSpec:
 
     def write(self, path: Path) -> None:
         """Write the spec as indented JSON, whole or not at all; FileError where that fails."""
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with writing(path, "a place to write a model spec to", "free some room, or choose another folder"):
-                partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-                partial.replace(path)
-        except FileError:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        content = (json.dumps(asdict(self), indent=2) + "\n").encode()
+        write_whole(path, content, "a place to write a model spec to", "free some room, or choose another folder")
 
 
 def _is_text(value: Any) -> bool:

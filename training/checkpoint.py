@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from collections.abc import Iterator
@@ -57,11 +58,11 @@ def load_checkpoint(path: Path, **how: Any) -> dict[str, Any]:
 
 
 def of_these_specimens(path: Path, state: dict[str, Any], made_of: str) -> None:
-    """FileError where a fit to other specimens wrote it; older ones did not say what they learned from."""
+    """FileError where a fit to others, or to their images prepared otherwise, wrote it; older ones did not say."""
     if state.get("made_of", made_of) != made_of:
         raise FileError(
-            f"{path}: expected a fit to this recipe's specimens, got one to others: remove it, or choose another "
-            "--folder"
+            f"{path}: expected a fit to this recipe's specimens and network input, got one to others: remove it, or "
+            "choose another --folder"
         )
 
 
@@ -85,6 +86,13 @@ def steps_done(checkpoint: Path) -> int:
 def begun_with(checkpoint: Path) -> str:
     """The model whose weights the fit began with; empty: with none."""
     return str(load_checkpoint(checkpoint, mmap=True).get("start", ""))
+
+
+def learned_from(checkpoint: Path) -> dict[str, Any]:
+    """For the model's card: steps, the model begun with, and specimens and images, which older fits did not note."""
+    state = load_checkpoint(checkpoint, mmap=True)
+    begun = {"begun_with": state["start"]} if state.get("start") else {}
+    return {"steps": int(state["step"]), **begun, **json.loads(state.get("taught", "{}"))}
 
 
 def seconds_taken(checkpoint: Path) -> float:

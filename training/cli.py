@@ -200,7 +200,8 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
     start = _start(options.start, recipe, folder)  # before the exit waves, that take a while to read
     specimens = _read(recipe, folder, recipe.seed)
-    (folder / "fit").mkdir(parents=True, exist_ok=True)
+    with writing(folder / "fit", "a place to write to", "choose another --folder"):
+        (folder / "fit").mkdir(parents=True, exist_ok=True)
     with alone(folder / "fit"), _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
@@ -240,7 +241,7 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         return
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
-    from training.checkpoint import describe_fit, seconds_taken, steps_done
+    from training.checkpoint import describe_fit, learned_from, seconds_taken, steps_done
     from training.export import export as run
     from training.fit import read_network
 
@@ -253,7 +254,7 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
             "run `atomstream-train fit` again, it goes on"
         )
     notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
-    recipe = replace(recipe, spec=replace(recipe.spec, notes=notes))
+    recipe = replace(recipe, spec=replace(recipe.spec, notes=notes, data=learned_from(checkpoint)))
     output = options.output or folder / "export"
     spec = run(network, recipe, _read(recipe, folder, recipe.seed), output, tell)
     path = output / f"{spec.name}.json"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +30,6 @@ from training.imaging import shoot
 from training.quantise_gpu import quantise_for_gpu
 from training.recipes.recipe import Recipe
 from training.score import inner
-from training.specimen_set import SpecimenSet
 from training.unet import CLASSES, COVERED, DX, DY, HEAT, LOG_SIGMA
 
 _ROUNDS = 25  # of Newton's method
@@ -100,19 +97,9 @@ def export(
         quantise(partial / f"{spec.name}.onnx", inputs)
         quantise_for_gpu(partial / f"{spec.name}.onnx", inputs)
         files = [f"{spec.name}{suffix}" for suffix in (".onnx", ".int8.xml", ".int8.bin", ".int8.onnx")]
-        spec = replace(spec, data=learned_from(recipe), sha256={name: file_sha256(partial / name) for name in files})
+        spec = replace(spec, sha256={name: file_sha256(partial / name) for name in files})
         spec.write(partial / f"{spec.name}.json")
     return spec
-
-
-def learned_from(recipe: Recipe) -> dict[str, Any]:
-    """For the card: the specimens, and what their images were drawn from."""
-    drawn = SpecimenSet(recipe.structures_of(recipe.seed), recipe.images.voltage_kV, recipe.seed).made_of
-    images = asdict(recipe.taught or recipe.images)
-    images["rule"] = images["rule"].__name__
-    return json.loads(
-        json.dumps({"steps": recipe.all_steps, "specimens": {"count": recipe.specimens} | drawn, "images": images})
-    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def fit(
                 "seconds": saved - begun,  # of the whole fit, interruptions left out
                 "start": start,
                 "made_of": made_of(recipe),
+                "taught": json.dumps(taught(recipe, len(specimens))),
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -147,9 +149,26 @@ def _class_loss(raw: Tensor, class_id: Tensor, near: Tensor) -> Tensor:
 
 
 def made_of(recipe: Recipe) -> str:
-    """What a network learns from, as JSON: specimens of one recipe are not those of another, though its network be."""
-    specimens = SpecimenSet(recipe.structures_of(recipe.seed), recipe.images.voltage_kV, recipe.seed)
-    return json.dumps({"classes": recipe.spec.classes, **specimens.made_of}, sort_keys=True)
+    """What a network learns from and how that is shown to it, as JSON: recipes differ in it, though their networks be
+    alike."""
+    spec = recipe.spec
+    shown = {"level_A": spec.level_A, "normalise_A": spec.normalise_A, "image_sampling_A": spec.sampling_A}
+    return json.dumps({"classes": spec.classes, **shown, **_specimens(recipe).made_of}, sort_keys=True)
+
+
+def taught(recipe: Recipe, count: int) -> dict[str, Any]:
+    """For the card: so many specimens and what they, and their images, were drawn from."""
+    images = asdict(recipe.taught or recipe.images)
+    images["rule"] = images["rule"].__name__
+    return {
+        "specimens": {"count": count, **_specimens(recipe).made_of},
+        "calm_steps": recipe.calm_steps,
+        "images": images,
+    }
+
+
+def _specimens(recipe: Recipe) -> SpecimenSet:
+    return SpecimenSet(recipe.structures_of(recipe.seed), recipe.images.voltage_kV, recipe.seed)
 
 
 def _load(checkpoint: Path, recipe: Recipe) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from engine.errors import writing
+from engine.errors import write_whole, writing
 from training.evaluate import GOOD_F1, Result, by_label, confusion, scores_of, summarise
 from training.losses import read_losses
 from training.score import TOLERANCE_A, match
@@ -112,9 +112,8 @@ def write_report(
     )
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{style}</style>{''.join(body)}"
     make_folder(folder)
-    with writing(folder, *_PLACE):
-        (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
-        (folder / "report.html").write_text(page)
+    write_whole(folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode(), *_PLACE)
+    write_whole(folder / "report.html", page.encode(), *_PLACE)
     return table
 
 
@@ -151,9 +150,10 @@ def loss_curves(log: Path, picture: Path) -> None:
         axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
         axis.set(title=key, xlabel="step")
     figure.tight_layout()
-    with writing(picture.parent, *_PLACE):
-        figure.savefig(picture, dpi=90)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=90)
     plt.close(figure)
+    write_whole(picture, drawn.getvalue(), *_PLACE)
 
 
 def _table(table: dict[str, dict[str, float]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine import ConfigError, FileError
-from engine.errors import writing
+from engine.errors import write_whole, writing
 from training.structures.own import SHAPES, Numbers, OwnRanges
 from training.structures.structure import Points
 
@@ -162,11 +162,10 @@ def _check_drawn(shape: str, drawn: dict[str, Any]) -> None:
 
 def write_specimen(specimen: OwnSpecimen, path: Path) -> None:
     """Write specimen.json, whole or not at all; FileError where that fails."""
-    partial = path.with_suffix(".part")
-    with writing(path, "a place to write to", "choose another --folder"):
+    place = "a place to write to", "choose another --folder"
+    with writing(path, *place):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(as_json(specimen)) + "\n")
-        partial.rename(path)
+    write_whole(path, (json.dumps(as_json(specimen)) + "\n").encode(), *place)
 
 
 def read_specimen(path: Path) -> OwnSpecimen:

@@ -97,12 +97,13 @@ def test_a_write_that_fails_leaves_the_spec_as_it_was(tiny_spec, tmp_path, monke
     path = tmp_path / "tiny.json"
     tiny_spec.write(path)
 
-    def half(self, text):
-        self.write_bytes(text.encode()[:9])
+    def half(self, content):
+        with self.open("wb") as file:
+            file.write(content[:9])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", half)
+        full.setattr(Path, "write_bytes", half)
         with pytest.raises(FileError, match=r"tiny\.json: expected a place .*, got No space left on device: free some"):
             replace(tiny_spec, notes="other").write(path)
     assert ModelSpec.read(path) == tiny_spec

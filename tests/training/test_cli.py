@@ -17,7 +17,7 @@ from tests.training.specimens import CALM
 from tests.training.test_workers import LOOPBACK
 from training import cli, playback, specimen_set
 from training import evaluate as evaluation
-from training.checkpoint import begun_with
+from training.checkpoint import begun_with, learned_from
 from training.cli import main
 from training.recipes import RECIPES
 from training.recipes.recipe import Recipe, Round
@@ -96,6 +96,12 @@ class TestEndToEnd:
         assert np.isfinite(atoms.positions).all()
         assert np.isfinite(atoms.sigma_pm).all()
 
+    def test_the_card_says_what_the_network_learned_from(self, folder: Path, tiny: Recipe) -> None:
+        data = ModelSpec.read(folder / "export" / "tiny.json").data
+        assert (data["steps"], data["specimens"]["count"]) == (20, 2)
+        assert data["images"]["defocus_A"] == list((tiny.taught or tiny.images).defocus_A)
+        assert "begun_with" not in data
+
     def test_the_report_and_what_the_model_s_card_says_of_it(self, folder: Path) -> None:
         assert (folder / "report" / "report.html").exists()
         figures = json.loads((folder / "report" / "report.json").read_text())
@@ -163,6 +169,7 @@ class TestEndToEnd:
         command = ["fit", "tiny", "--folder", str(tmp_path), "--workers", "0", "--threads", "1", "--steps", "1"]
         assert main([*command, "--start", str(model)]) == 0
         assert begun_with(tmp_path / "fit" / "checkpoint.pt") == str(model)
+        assert learned_from(tmp_path / "fit" / "checkpoint.pt")["begun_with"] == str(model)
         model.unlink()
         assert main([*command, "--start", str(model)]) == 0  # goes on, here from its end
         capsys.readouterr()
@@ -328,6 +335,15 @@ class TestMistakes:
         told = complaint(capsys, "evaluate", "tiny", *at)
         assert said in told
         assert "evaluate it with its own recipe" in told
+
+    def test_a_fit_that_has_no_place_is_one_line(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+        (tmp_path / "fit").touch()
+        said = complaint(capsys, "fit", "tiny", "--folder", str(tmp_path))
+        assert f"{tmp_path / 'fit'}: expected a place to write to, got File exists: choose another --folder" in said
 
     def test_a_report_that_cannot_be_written_is_told_before_the_frames(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe

@@ -129,11 +129,6 @@ class TestFiles:
         assert ModelSpec.read(model.card) == model.spec
         assert model.said == ["ONNX", "threshold and sigma", "INT8"]
 
-    def test_the_card_says_what_the_network_learned_from(self, model: Model, recipe: Recipe) -> None:
-        data = model.spec.data
-        assert (data["steps"], data["specimens"]["count"]) == (recipe.all_steps, recipe.specimens)
-        assert data["images"]["defocus_A"] == list(recipe.images.defocus_A)
-
     @pytest.mark.parametrize("shape", [(32, 48), (64, 16), (160, 96)])
     def test_onnx_says_what_torch_says(self, model: Model, shape: tuple[int, int]) -> None:
         network = OpenVinoNetwork(model.folder / f"{model.spec.name}.onnx", "f32", channels=1, maps=6, threads=1)

@@ -39,17 +39,19 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 class TestFit:
     @pytest.mark.usefixtures("always_saving")
-    def test_a_fit_to_other_specimens_is_neither_gone_on_with_nor_read(
+    def test_a_fit_to_other_specimens_or_input_is_neither_gone_on_with_nor_read(
         self, recipe: Recipe, specimens: list[Specimen], tmp_path: Path
     ) -> None:
         fit(specimens, replace(recipe, rounds=(Round(1, 1e-3),)), tmp_path, 0)
-        other = replace(recipe, structures=replace(CALM, ripple_A=0.5))
-        for use in (
-            lambda: fit(specimens, other, tmp_path, 0),
-            lambda: module.read_network(tmp_path / "checkpoint.pt", other),
-        ):
-            with pytest.raises(FileError, match="expected a fit to this recipe's specimens, got one to others"):
-                use()
+        rippled = replace(recipe, structures=replace(CALM, ripple_A=0.5))
+        closer = replace(recipe, spec=replace(recipe.spec, level_A=5.0))
+        for other in (rippled, closer):
+            for use in (
+                lambda other=other: fit(specimens, other, tmp_path, 0),
+                lambda other=other: module.read_network(tmp_path / "checkpoint.pt", other),
+            ):
+                with pytest.raises(FileError, match="expected a fit to this recipe's specimens and network input, got"):
+                    use()
         module.read_network(tmp_path / "checkpoint.pt", recipe)
 
     def test_it_learns(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,18 +138,25 @@ def test_another_recipe_is_refused_before_anything_is_computed(
 
 
 def test_a_full_disk_ends_it_in_one_line(simulated: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = WaveStore.save
+    """No room from the third on for whatever Zarr writes: what was whole before stays whole."""
+    move, refused = Path.replace, []
 
-    def full(store: WaveStore, k: int, specimen: object) -> None:
-        if k == 2:
-            raise FileError("expected room")
-        save(store, k, specimen)
+    def full(path: Path, target: Path) -> Path:
+        if refused or "00002.part" in path.parts:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return move(path, target)
 
-    monkeypatch.setattr(WaveStore, "save", full)
-    with pytest.raises(FileError, match="expected room"):
+    monkeypatch.setattr(Path, "replace", full)  # of what Zarr wrote beside it
+    with pytest.raises(FileError, match=r"waves\.zarr: expected room .*, got No space left on device: free some"):
         simulated.run(4)
-    monkeypatch.undo()
-    assert WaveStore(simulated.folder, FOUR.made_of).missing(4) == [2, 3]
+    monkeypatch.setattr(Path, "replace", move)
+    assert len(refused) > 1  # how long it took could not be noted either
+    store = WaveStore(simulated.folder, FOUR.made_of)
+    assert store.missing(4) == [2, 3]
+    assert not list(simulated.folder.glob("*.part"))
+    simulated.run(4)
+    assert len(store.read()) == 4
 
 
 def test_how_long_it_took_adds_up(simulated: Simulated) -> None:
