@@ -19,11 +19,13 @@ def detect(ideal: NDArray[np.float32], ranges: ImageRanges, rng: np.random.Gener
     bad = rng.poisson(ranges.bad_pixels * counts.size)
     if bad:
         at = rng.integers(counts.size, size=bad)
-        counts.reshape(-1)[at] = rng.choice([0.0, 2.0], bad) * counts.mean() * rng.uniform(0.5, 3, bad)
+        counts.reshape(-1)[at] = (
+            rng.choice([0.0, 2.0], bad) * counts.mean() * rng.uniform(*ranges.bad_pixel_counts, bad)
+        )
     if rng.random() < ranges.eight_bit_chance:  # pictures that were stretched to 8 bits, as archives hold them
         low, high = np.percentile(counts, [0.1, 99.9])
         return np.clip(np.rint((counts - low) * (255 / max(1e-6, high - low))), 0, 255).astype(np.float32)
-    return counts * np.float32(log_uniform(rng, (0.5, 50))) + np.float32(rng.uniform(0, 200))
+    return counts * np.float32(log_uniform(rng, ranges.gain)) + np.float32(rng.uniform(*ranges.offset))
 
 
 def illumination(shape: tuple[int, int], strength: float, rng: np.random.Generator) -> NDArray[np.float32]:

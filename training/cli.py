@@ -86,6 +86,7 @@ def _told(options: argparse.Namespace) -> OwnSpecimen:
         options.shape or "slab",
         options.elements or (),
         options.voltage,
+        options.dose or specimen_file.DOSE_E_A2,
         zone=options.zone,
         thickness_A=options.thickness,
         diameter_A=options.diameter,
@@ -127,15 +128,16 @@ def _alone(recipe: Recipe, folder: Path) -> Iterator[None]:
 def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     """The specimen that was told of, for the commands that follow; what exit waves are there of is not changed."""
     assert isinstance(recipe.structures, OwnRanges)
-    specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.structures)
+    specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.images.dose_e_A2, recipe.structures)
     path = folder / "specimen.json"
-    begun = any(not WaveStore(store, {}).empty for store in folder.glob("*.zarr"))
-    if not (begun and path.exists()):
-        specimen_file.write_specimen(specimen, path)
-    elif specimen_file.as_json(specimen_file.read_specimen(path)) != specimen_file.as_json(specimen):
-        raise ConfigError(
-            f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the folder"
-        )
+    if path.exists() and any(not WaveStore(store, {}).empty for store in folder.glob("*.zarr")):
+        begun = replace(specimen_file.read_specimen(path), dose_e_A2=specimen.dose_e_A2)  # waves are of any dose
+        if specimen_file.as_json(begun) != specimen_file.as_json(specimen):
+            raise ConfigError(
+                f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the "
+                "folder"
+            )
+    specimen_file.write_specimen(specimen, path)
 
 
 def _store(recipe: Recipe, folder: Path, seed: int, count: int, workers: Workers) -> None:
@@ -281,13 +283,15 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     from training.evaluate import evaluate as run
     from training.report import make_folder, write_report
 
-    begun, model = monotonic(), options.model or folder / "export" / f"{recipe.spec.name}.json"
+    begun = monotonic()
+    model = find_spec(options.model) if options.model else folder / "export" / f"{recipe.spec.name}.json"
     seed, frames = _held_out_seed(recipe, options), options.frames or recipe.held_out
     is_usual = _is_usual(recipe, seed)
     report = options.report or folder / ("report" if is_usual else f"report-{seed}")
     specimens = _read(recipe, folder, seed)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
+    ModelSpec.read(model).write(model)  # figures go there
     with load_detector(model, precision=options.precision) as detector, _bar() as bar:
         task = bar.add_task("evaluate", total=frames)
         results = run(

@@ -155,7 +155,7 @@ def shoot(
             continue
         wave, covered = specimen.wave, np.zeros(specimen.wave.shape, np.float32)
         if rng.random() < ranges.contamination_chance:
-            wave, covered = contaminate(wave, SAMPLING_A, ranges.voltage_kV, rng)
+            wave, covered = contaminate(wave, SAMPLING_A, ranges, rng)
             series = replace(series, spectra=Series.of(wave, series.optics).spectra)
         series = replace(series, bent=_other_heights(specimen, wave, series, ranges, view, rng))
         looks = [view] + [draw_view(specimen, ranges, field_A, rng) for _ in range(views - 1)]
@@ -186,7 +186,9 @@ def _look(
     dose = dose_e_A2 if dose_e_A2 is not None else _dose(rng, ranges.dose_e_A2)
     fall = rng.uniform(*ranges.mtf)
     heights = (series, *series.bent)
-    height = _beyond_line(look, rng) * len(series.bent) if series.bent else np.zeros(look.shape, np.float32)
+    height = (
+        _beyond_line(look, ranges.bend_A, rng) * len(series.bent) if series.bent else np.zeros(look.shape, np.float32)
+    )
     light = illumination(look.shape, ranges.illumination, rng)
     views = [look] if len(series.optics) == 1 else _drifting(look, ranges.drift_px, rng)
     ideal = []
@@ -278,12 +280,12 @@ def _other_heights(
     )
 
 
-def _beyond_line(view: View, rng: np.random.Generator) -> NDArray[np.float32]:
+def _beyond_line(view: View, bend_A: Pair, rng: np.random.Generator) -> NDArray[np.float32]:
     """0 on one side of the field, 1 beyond a line, between them a step or a slope over the whole field."""
     rows, cols = np.mgrid[: view.shape[0], : view.shape[1]]
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
     across = (rows / view.shape[0] - 0.5) * np.sin(angle) + (cols / view.shape[1] - 0.5) * np.cos(angle) - offset
-    share = 1 / (1 + np.exp(-across * view.shape[0] * view.sampling_A / log_uniform(rng, (2.0, 20.0))))
+    share = 1 / (1 + np.exp(-across * view.shape[0] * view.sampling_A / log_uniform(rng, bend_A)))
     return np.asarray(share, np.float32)
 
 

@@ -85,6 +85,11 @@ OWN: dict[str, dict[str, Any]] = {  # of simulate, for a specimen of the user's 
         "help": "whose columns are found (all but H)",
     },
     "voltage": {"type": float, "metavar": "KV", "help": "of the microscope, in kV"},
+    "dose": {
+        "type": _listed(float, "LOW,HIGH"),
+        "metavar": "LOW,HIGH",
+        "help": "of a frame, in e/A^2 ({:g},{:g})".format(*specimen_file.DOSE_E_A2),
+    },
 }
 
 _HELD_OUT_SEED: tuple[str, dict[str, Any]] = (
@@ -140,7 +145,7 @@ _FLAGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ),
     ],
     "evaluate": [
-        ("--model", {"type": Path, "help": "spec of the model (FOLDER/export/NAME.json)"}),
+        ("--model", {"help": "spec or name of the model (FOLDER/export/NAME.json)"}),
         ("--precision", {"default": "auto", "help": "auto, f32, bf16 or int8"}),
         ("--frames", {"type": _at_least(1), "help": "settings, each at every dose (all that are held out)"}),
         _HELD_OUT_SEED,

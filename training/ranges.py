@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine import ConfigError
 from training.decidable import Rule, crystal_sign, graphene_sign
 from training.pairs import Pair, check_pairs
 
+_LOG_UNIFORM = ("dose_e_A2", "sampling_A", "read_noise_e", "gain", "bend_A", "contamination_A")
 DOSES_E_A2 = (1e5, 3e4, 1e4, 3e3, 1e3)  # of an image, that evaluation reports unless a recipe has its own
 
 
@@ -33,10 +35,19 @@ class ImageRanges:
     noise_blur_px: Pair = (0.0, 0.6)  # spread of a detected electron over pixels, after the noise
     read_noise_e: Pair = (0.02, 1.0)
     bad_pixels: float = 3e-5
+    bad_pixel_counts: Pair = (0.5, 3.0)  # of those that are not dead, over twice the mean
+    gain: Pair = (0.5, 50.0)  # counts of an electron
+    offset: Pair = (0.0, 200.0)
+    eight_bit_chance: float = 0.3
     illumination: float = 0.2
     uneven_focus_chance: float = 0.25
+    bend_A: Pair = (2.0, 20.0)  # over which such a sheet goes from one height to the other
     contamination_chance: float = 0.4
-    eight_bit_chance: float = 0.3
+    contamination_share: Pair = (0.1, 0.6)  # of the field
+    contamination_A: Pair = (8.0, 120.0)  # thickness
+    contamination_grain_A: Pair = (6.0, 16.0)  # sigma of what patches are smooth over
+    contamination_edge: Pair = (0.02, 0.6)  # how gently a patch thins out
+    contamination_phase: Pair = (0.7, 2.0)  # over that of carbon: dirt is not carbon alone
     displacement_A: float = 0.08  # of thin specimens: largest sigma beside what they are stored with
     focus_step_A: Pair | None = None  # between the three images of a triplet, either way; None: single images
     drift_px: float = 4.0  # largest along an axis between the middle image of a triplet and another; taken out
@@ -46,6 +57,9 @@ class ImageRanges:
 
     def __post_init__(self) -> None:
         check_pairs(self)
+        for name in _LOG_UNIFORM:
+            if not getattr(self, name)[0] > 0:
+                raise ConfigError(f"Expected {name} over 0, got {getattr(self, name)}: raise the smaller")
 
 
 # Of an aberration-corrected microscope and specimens some atoms thick; voltage, focus and dose are the recipe's.

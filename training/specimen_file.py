@@ -11,6 +11,7 @@ import numpy as np
 
 from engine import ConfigError, FileError
 from engine.errors import write_whole, writing
+from training.pairs import Pair
 from training.structures.own import SHAPES, Numbers, OwnRanges
 from training.structures.structure import Points
 
@@ -46,7 +47,8 @@ _HEAVIEST = 103  # of the elements that the simulation has parameters for
 _LARGEST_A = 200.0  # a column then holds fewer atoms than a byte counts
 _DRAWN = ("zone", "thickness_A", "diameter_A")
 _LIMITS_A = {"thickness_A": (2.0, _LARGEST_A), "diameter_A": (8.0, 150.0)}
-_VOLTAGE_KV = (20.0, 1500.0)
+_VOLTAGE_KV, _DOSE_E_A2 = (20.0, 1500.0), (1.0, 1e7)
+DOSE_E_A2 = (3e2, 1e5)  # of a frame, unless told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,16 +60,21 @@ class OwnSpecimen:
     structure : str
         Name of the file that the atoms came from.
     voltage_kV : float
+    dose_e_A2 : (float, float)
+        Of a frame, what the network is taught.
     ranges : OwnRanges
         The atoms, and what specimens of them are drawn from.
     """
 
     structure: str
     voltage_kV: float
+    dose_e_A2: Pair
     ranges: OwnRanges
 
 
-def specimen_of(path: Path, shape: str, elements: tuple[str, ...], voltage_kV: float, **drawn: Any) -> OwnSpecimen:
+def specimen_of(
+    path: Path, shape: str, elements: tuple[str, ...], voltage_kV: float, dose_e_A2: Pair = DOSE_E_A2, **drawn: Any
+) -> OwnSpecimen:
     """A structure file and what is told of it: `drawn` is what its shape needs, see SHAPES.
 
     Without elements those of all columns but hydrogen's are found. FileError of a file that does not do, ConfigError of
@@ -82,7 +89,7 @@ def specimen_of(path: Path, shape: str, elements: tuple[str, ...], voltage_kV: f
     _check_drawn(shape, drawn)  # in the words of the options, before the ranges look at it
     found = {atomic_numbers[name] for name in elements} or set(numbers.tolist()) - {1}
     ranges = OwnRanges(atoms_A, numbers, cell_A, tuple(sorted(found, reverse=True)), shape, **drawn)
-    specimen = OwnSpecimen(path.name, voltage_kV, ranges)
+    specimen = OwnSpecimen(path.name, voltage_kV, dose_e_A2, ranges)
     check(specimen)
     return specimen
 
@@ -135,6 +142,7 @@ def check(specimen: OwnSpecimen) -> None:
     low, high = _VOLTAGE_KV
     if not low <= specimen.voltage_kV <= high:
         raise ConfigError(f"Expected --voltage of {low:g} to {high:g} kV, got {specimen.voltage_kV:g}: give it in kV")
+    _check_range("--dose", specimen.dose_e_A2, *_DOSE_E_A2, "e/A^2")
     _check_elements(ranges)
     if ranges.shape == "as-given" and np.ptp(ranges.atoms_A, axis=0).max() > _LARGEST_A:
         raise ConfigError(
@@ -152,7 +160,7 @@ def _check_drawn(shape: str, drawn: dict[str, Any]) -> None:
         if name not in SHAPES[shape] and value is not None:
             raise ConfigError(f"Expected no {flag} with --shape {shape}, got {_text(value)}: leave it out")
         if value is not None and name in _LIMITS_A:
-            _check_range(flag, value, *_LIMITS_A[name])
+            _check_range(flag, value, *_LIMITS_A[name], "A")
     zone = drawn.get("zone")
     if zone is not None and (not any(zone) or max(map(abs, zone)) > _LARGEST_INDEX):
         raise ConfigError(
@@ -187,7 +195,8 @@ def read_specimen(path: Path) -> OwnSpecimen:
             raise ValueError(f"zone {drawn['zone']}")
         _check_drawn(raw["shape"], drawn)
         ranges = OwnRanges(atoms_A, numbers, cell_A, tuple(raw["elements"]), raw["shape"], **drawn)
-        specimen = OwnSpecimen(str(raw["structure"]), float(raw["voltage_kV"]), ranges)
+        low, high = map(float, raw["dose_e_A2"])
+        specimen = OwnSpecimen(str(raw["structure"]), float(raw["voltage_kV"]), (low, high), ranges)
         if as_json(specimen) != raw:
             raise ValueError("other keys or values")
         check(specimen)
@@ -207,6 +216,7 @@ def as_json(specimen: OwnSpecimen) -> dict[str, Any]:
     return {
         "structure": specimen.structure,
         "voltage_kV": specimen.voltage_kV,
+        "dose_e_A2": list(specimen.dose_e_A2),
         "shape": ranges.shape,
         **{key: value and list(value) for key, value in listed.items()},
         "elements": list(ranges.elements),
@@ -245,11 +255,11 @@ def _refuse_overlap(path: Path, atoms: Any, periodic: bool) -> None:
         )
 
 
-def _check_range(flag: str, value: tuple[float, ...], least: float, most: float) -> None:
+def _check_range(flag: str, value: tuple[float, ...], least: float, most: float, unit: str) -> None:
     if not (len(value) == 2 and least <= value[0] <= value[1] <= most):
         raise ConfigError(
-            f"Expected {flag} LOW,HIGH with {least:g} <= LOW <= HIGH <= {most:g} A, got {_text(value)}: give the "
-            "smaller first"
+            f"Expected {flag} LOW,HIGH with {least:g} <= LOW <= HIGH <= {most:g} {unit}, got {_text(value)}: give "
+            "the smaller first"
         )
 
 

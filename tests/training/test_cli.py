@@ -345,6 +345,16 @@ class TestMistakes:
         said = complaint(capsys, "fit", "tiny", "--folder", str(tmp_path))
         assert f"{tmp_path / 'fit'}: expected a place to write to, got File exists: choose another --folder" in said
 
+    def test_a_card_that_cannot_be_written_is_told_before_the_frames(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
+    ) -> None:
+        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+        tiny.spec.write(tmp_path / "tiny.json")
+        (tmp_path / ".tiny.json.part").mkdir()  # in the way of the next one
+        said = complaint(capsys, "evaluate", "tiny", "--folder", str(tmp_path), "--model", str(tmp_path / "tiny.json"))
+        assert "tiny.json: expected a place to write a model spec to, got Is a directory: free some room" in said
+
     def test_a_report_that_cannot_be_written_is_told_before_the_frames(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
     ) -> None:

@@ -172,6 +172,31 @@ class TestSpecimen:
         assert stored[0].spec.classes == classes
         assert stored[0].images.voltage_kV == voltage_kV
 
+    @pytest.mark.parametrize(
+        ("told", "taught", "reported"),
+        [
+            ([], (300.0, 1e5), (1e5, 3e4, 1e4, 3e3, 1e3, 300.0)),
+            (["--dose", "50,2e3"], (50.0, 2e3), (1e3, 300.0, 100.0)),
+            (["--dose", "500,500"], (500.0, 500.0), (500.0, 500.0)),
+        ],
+    )
+    def test_doses(
+        self, place: Path, stored: list[Recipe], told: list[str], taught: tuple[float, ...], reported: tuple[float, ...]
+    ) -> None:
+        assert main([*STO.split(), *told]) == 0
+        assert main(["simulate", "sto"]) == 0
+        for recipe in stored:
+            assert (recipe.images.dose_e_A2, recipe.spec.trained["dose_e_A2"]) == (taught, taught)
+            assert recipe.doses_e_A2 == reported
+            assert taught[0] <= recipe.calm.dose_e_A2[0] <= recipe.calm.dose_e_A2[1] == taught[1]
+
+    def test_exit_waves_are_of_any_dose(self, place: Path, stored: list[Recipe]) -> None:
+        main(STO.split())
+        (place / "runs" / "sto" / "waves.zarr" / "00000").mkdir(parents=True)
+        assert main([*STO.split(), "--dose", "50,2e3"]) == 0
+        assert main(["simulate", "sto"]) == 0
+        assert stored[-1].images.dose_e_A2 == (50.0, 2e3)
+
     def test_columns_that_lie_close_are_kept_apart(self, place: Path, stored: list[Recipe]) -> None:
         for zone in ("0,0,1", "1,1,2"):
             main(STO.replace("0,0,1", zone).replace("sto", f"of-{zone[-1]}", 1).split())
@@ -196,6 +221,12 @@ class TestMistakes:
             ("--zone 0,0,1", "--shape as-given", "Expected no --thickness with --shape as-given, got 20,60"),
             ("--zone 0,0,1", "--zone 0,0,1 --elements Qq", "Expected symbols of elements, got Qq"),
             ("--zone 0,0,1", "--zone 0,0,1 --elements Au", "Expected --elements of the structure (Sr, Ti, O), got Au"),
+            (
+                "--voltage 300",
+                "--voltage 300 --dose 1e5,300",
+                "Expected --dose LOW,HIGH with 1 <= LOW <= HIGH <= 1e+07",
+            ),
+            ("--voltage 300", "--voltage 300 --dose 0,300", "e/A^2, got 0,300: give the smaller first"),
             ("--voltage 300", "--voltage 300000", "Expected --voltage of 20 to 1500 kV, got 300000"),
             ("--voltage 300", "--voltage 300 --count 0", "--count: expected 1 or more, got 0"),
             ("--voltage 300", "--voltage 300 --scheduler here", "--scheduler: expected tcp://HOST:PORT"),

@@ -38,6 +38,12 @@ def test_a_pair_upside_down_is_named(ranges: Any, name: str, value: tuple[float,
     assert str(raised.value) == f"Expected {name} as (low, high), got {value}: give the smaller first"
 
 
+@pytest.mark.parametrize("name", ["dose_e_A2", "sampling_A", "gain"])
+def test_what_is_drawn_by_its_logarithm_is_over_0(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"Expected {name} over 0, got \(0.0, 1.0\): raise the smaller"):
+        replace(ImageRanges(), **{name: (0.0, 1.0)})
+
+
 def test_what_only_looks_like_a_pair_is_none() -> None:
     assert replace(SheetRanges(), grains=(0.7, 0.3)).grains == (0.7, 0.3)  # chances of one grain, of two
 

@@ -1,12 +1,13 @@
 """A user's own structure, as `atomstream-train simulate NAME --structure FILE` wrote it down.
 
-Ranges are those of gold at any voltage, doses those of graphene: crystals may bear more.
+Ranges are those of gold at any voltage, doses what the user told.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from training.pairs import Pair
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, family_spec
 from training.specimen_file import OwnSpecimen
@@ -24,7 +25,7 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
         COLUMNS,
         voltage_kV=specimen.voltage_kV,
         defocus_A=(-focus_A, focus_A),
-        dose_e_A2=(3e2, 1e5),
+        dose_e_A2=specimen.dose_e_A2,
         contamination_chance=0.2,
     )
     spec = family_spec(
@@ -42,6 +43,21 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
         specimens=300,
         held_out=64,
         crop_px=256,
-        calm=replace(images, tilt_mrad=0.2, dose_e_A2=(1e4, 1e5), contamination_chance=0.0),
+        calm=replace(images, tilt_mrad=0.2, dose_e_A2=_calm(specimen.dose_e_A2), contamination_chance=0.0),
         calm_steps=1000,
+        doses_e_A2=_reported(specimen.dose_e_A2),
     )
+
+
+def _calm(dose_e_A2: Pair) -> Pair:
+    """The upper two fifths, of the logarithm."""
+    low, high = dose_e_A2
+    return float(low * (high / low) ** 0.6), high
+
+
+def _reported(dose_e_A2: Pair) -> tuple[float, ...]:
+    """1 and 3 of each power of ten, from the highest that was taught to the lowest; of a narrow range its ends."""
+    low, high = dose_e_A2
+    steps = [step * 10.0**power for power in range(7, -1, -1) for step in (3, 1)]
+    inside = tuple(step for step in steps if low <= step <= high)
+    return inside if len(inside) > 1 else (high, low)
