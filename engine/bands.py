@@ -60,22 +60,25 @@ def resize_bands(size: int, to: int, interpolation: int) -> Bands:
 
 def blur_bands(size: int, sigma: float) -> Bands:
     """cv2.GaussianBlur of `size` pixels, reflected at the ends."""
-    reach = 2 * math.ceil(4 * sigma) + 3
 
     def blur(rows: Rows) -> Rows:
         # One row at a time: across a single row the blur does nothing.
         blurred = [cv2.GaussianBlur(row[None], (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) for row in rows]
         return np.asarray(np.concatenate(blurred), np.float32)
 
-    return _read_off(size, size, reach, blur)
+    return _read_off(size, size, _window(sigma), blur)
 
 
 def line_bands(size: int, sigma: float) -> Bands:
     """engine.level.fit_lines of `size` pixels."""
-    reach = 2 * math.ceil(4 * sigma) + 3
     return _read_off(
-        size, size, reach, lambda rows: fit_lines(rows.astype(np.float64), sigma, axis=1).astype(np.float32)
+        size, size, _window(sigma), lambda rows: fit_lines(rows.astype(np.float64), sigma, axis=1).astype(np.float32)
     )
+
+
+def _window(sigma: float) -> int:
+    """Pixels that a Gaussian window of OpenCV's, or of engine.level, spans at most."""
+    return 2 * math.ceil(4 * sigma) + 3
 
 
 def _read_off(size: int, to: int, reach: int, operation: Callable[[Rows], Rows]) -> Bands:

@@ -119,6 +119,13 @@ def _alone(recipe: Recipe, folder: Path) -> Iterator[None]:
     if not isinstance(recipe.structures, OwnRanges):
         yield
         return
+    with _alone_in(folder):
+        yield
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A folder, made where it is not there, that nobody else writes to meanwhile."""
     with writing(folder, "a place to write to", "choose another --folder"):
         folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -175,7 +182,7 @@ def _is_usual(recipe: Recipe, seed: int) -> bool:
 def _specimens(recipe: Recipe, folder: Path, seed: int) -> tuple[SpecimenSet, Path]:
     """Those of a seed, the recipe's own to train on and others to evaluate on, and where they are stored."""
     name = "waves" if seed == recipe.seed else "held_out" if _is_usual(recipe, seed) else f"held_out-{seed}"
-    return SpecimenSet(recipe.structures_of(seed), recipe.images.voltage_kV, seed), folder / f"{name}.zarr"
+    return SpecimenSet.of(recipe, seed), folder / f"{name}.zarr"
 
 
 def _read(recipe: Recipe, folder: Path, seed: int) -> list[Specimen]:
@@ -202,9 +209,7 @@ def fit(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         recipe = replace(recipe, rounds=(replace(recipe.rounds[0], steps=options.steps), *recipe.rounds[1:]))
     start = _start(options.start, recipe, folder)  # before the exit waves, that take a while to read
     specimens = _read(recipe, folder, recipe.seed)
-    with writing(folder / "fit", "a place to write to", "choose another --folder"):
-        (folder / "fit").mkdir(parents=True, exist_ok=True)
-    with alone(folder / "fit"), _bar() as bar:
+    with _alone_in(folder / "fit"), _bar() as bar:
         task = bar.add_task("fit", total=recipe.all_steps)
         shown = _Losses(bar, task)
         run(specimens, recipe, folder / "fit", options.workers, shown, start)
@@ -243,20 +248,20 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
         return
     if options.model or options.precision != "auto":
         raise ConfigError("Expected --model and --precision with --tensorrt only, got them without: add --tensorrt")
-    from training.checkpoint import describe_fit, learned_from, seconds_taken, steps_done
+    from training.checkpoint import describe_fit, learned_from, seconds_taken
     from training.export import export as run
     from training.fit import read_network
 
     begun, checkpoint = monotonic(), folder / "fit" / "checkpoint.pt"
     tell = Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print
-    network = read_network(checkpoint, recipe)
-    if (step := steps_done(checkpoint)) < recipe.all_steps:
+    network, data = read_network(checkpoint, recipe), learned_from(checkpoint)
+    if (step := data["steps"]) < recipe.all_steps:
         tell(
             f"{checkpoint}: expected the recipe's {recipe.all_steps} steps, got {step}: unless you asked for fewer, "
             "run `atomstream-train fit` again, it goes on"
         )
     notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
-    recipe = replace(recipe, spec=replace(recipe.spec, notes=notes, data=learned_from(checkpoint)))
+    recipe = replace(recipe, spec=replace(recipe.spec, notes=notes, data=data))
     output = options.output or folder / "export"
     spec = run(network, recipe, _read(recipe, folder, recipe.seed), output, tell)
     path = output / f"{spec.name}.json"

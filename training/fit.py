@@ -53,6 +53,7 @@ def fit(
     network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_ema(), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.rounds[0].rate, weight_decay=1e-4)
+    whence = {"start": start, "made_of": made_of(recipe), "taught": json.dumps(taught(recipe, len(specimens)))}
     begun = saved = time.monotonic()
     step = 0
     if checkpoint.exists():
@@ -86,9 +87,7 @@ def fit(
             state = {
                 "step": step,
                 "seconds": saved - begun,  # of the whole fit, interruptions left out
-                "start": start,
-                "made_of": made_of(recipe),
-                "taught": json.dumps(taught(recipe, len(specimens))),
+                **whence,
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -153,7 +152,7 @@ def made_of(recipe: Recipe) -> str:
     alike."""
     spec = recipe.spec
     shown = {"level_A": spec.level_A, "normalise_A": spec.normalise_A, "image_sampling_A": spec.sampling_A}
-    return json.dumps({"classes": spec.classes, **shown, **_specimens(recipe).made_of}, sort_keys=True)
+    return json.dumps({"classes": spec.classes, **shown, **SpecimenSet.of(recipe, recipe.seed).made_of}, sort_keys=True)
 
 
 def taught(recipe: Recipe, count: int) -> dict[str, Any]:
@@ -161,14 +160,10 @@ def taught(recipe: Recipe, count: int) -> dict[str, Any]:
     images = asdict(recipe.taught or recipe.images)
     images["rule"] = images["rule"].__name__
     return {
-        "specimens": {"count": count, **_specimens(recipe).made_of},
+        "specimens": {"count": count, **SpecimenSet.of(recipe, recipe.seed).made_of},
         "calm_steps": recipe.calm_steps,
         "images": images,
     }
-
-
-def _specimens(recipe: Recipe) -> SpecimenSet:
-    return SpecimenSet(recipe.structures_of(recipe.seed), recipe.images.voltage_kV, recipe.seed)
 
 
 def _load(checkpoint: Path, recipe: Recipe) -> dict[str, Any]:

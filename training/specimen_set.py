@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from training.exit_waves import METHOD, Specimen, exit_wave
+from training.recipes.recipe import Recipe
 from training.structures.structure import Structures
 from training.wave_store import WaveStore
 from training.workers import Workers
@@ -27,6 +28,11 @@ class SpecimenSet:
     structures: Structures
     voltage_kV: float
     seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, seed: int) -> SpecimenSet:
+        """A recipe's, of its own seed to train on and of others to evaluate on."""
+        return cls(recipe.structures_of(seed), recipe.images.voltage_kV, seed)
 
     def specimen(self, k: int) -> Specimen:
         """Drawn and simulated."""

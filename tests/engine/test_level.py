@@ -22,7 +22,7 @@ def test_light_that_falls_evenly_is_its_own_level(height, width, sigma, tilt):
 def test_turned_as_the_image_is(height, width, sigma):
     image = np.random.default_rng(0).normal(100, 10, (height, width)).astype(np.float32)
     np.testing.assert_allclose(
-        level(image.T, (2 * sigma, sigma)), level(image, (sigma, 2 * sigma)).T, rtol=1e-4, atol=1e-3
+        level(image.T, (2 * sigma, sigma)), level(image, (sigma, 2 * sigma)).T, rtol=1e-6, atol=1e-5
     )
 
 

@@ -53,6 +53,14 @@ def folder(few_frames: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+@pytest.fixture
+def tiny_without_waves(tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Known by its name, its specimens none: for what is told before they are looked at."""
+    monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
+    monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+    return tiny
+
+
 class TestEndToEnd:
     def test_exit_waves_for_training_and_for_evaluation(self, folder: Path) -> None:
         one, two = (zarr.open_group(folder / f"{name}.zarr", mode="r") for name in ("waves", "held_out"))
@@ -323,44 +331,34 @@ class TestMistakes:
         self,
         capsys: pytest.CaptureFixture[str],
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        tiny: Recipe,
+        tiny_without_waves: Recipe,
         change: dict[str, object],
         said: str,
     ) -> None:
-        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
-        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
-        replace(tiny.spec, **change).write(tmp_path / "other.json")
+        replace(tiny_without_waves.spec, **change).write(tmp_path / "other.json")
         at = ("--folder", str(tmp_path), "--model", str(tmp_path / "other.json"))
         told = complaint(capsys, "evaluate", "tiny", *at)
         assert said in told
         assert "evaluate it with its own recipe" in told
 
-    def test_a_fit_that_has_no_place_is_one_line(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
-    ) -> None:
-        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
-        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
+    @pytest.mark.usefixtures("tiny_without_waves")
+    def test_a_fit_that_has_no_place_is_one_line(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (tmp_path / "fit").touch()
         said = complaint(capsys, "fit", "tiny", "--folder", str(tmp_path))
         assert f"{tmp_path / 'fit'}: expected a place to write to, got File exists: choose another --folder" in said
 
     def test_a_card_that_cannot_be_written_is_told_before_the_frames(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_without_waves: Recipe
     ) -> None:
-        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
-        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
-        tiny.spec.write(tmp_path / "tiny.json")
+        tiny_without_waves.spec.write(tmp_path / "tiny.json")
         (tmp_path / ".tiny.json.part").mkdir()  # in the way of the next one
         said = complaint(capsys, "evaluate", "tiny", "--folder", str(tmp_path), "--model", str(tmp_path / "tiny.json"))
         assert "tiny.json: expected a place to write a model spec to, got Is a directory: free some room" in said
 
     def test_a_report_that_cannot_be_written_is_told_before_the_frames(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Recipe
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_without_waves: Recipe
     ) -> None:
-        monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
-        monkeypatch.setattr(specimen_set, "read_specimens", lambda *_: [])
-        tiny.spec.write(tmp_path / "tiny.json")
+        tiny_without_waves.spec.write(tmp_path / "tiny.json")
         at = (
             "--folder",
             str(tmp_path),
