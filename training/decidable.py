@@ -26,6 +26,7 @@ Rule = Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float64]], S
 
 FIRST_ORDER_A = 2.13
 MOS2_FIRST_ORDER_A = 2.74
+GOLD_111_FIRST_ORDER_A = 1.442  # of the hexagonal lattice that gold's columns of [111] are, 1.665 A apart
 WINDOW_A = 15.0  # full width at half maximum of the windows
 STRIDE_A = 12.0  # they lie at most this far from one another
 LEAST_COSINE = 0.8
@@ -38,8 +39,7 @@ _STANDS_OUT = 0.45  # contrast of columns over the strongest near them, 1: nothi
 _MOSTLY, _CLEARLY = 0.4, 0.8  # 0: as much of one sign as of the other, 1: all of one
 _PAIRS = 0.85  # of all pairs of neighbours, those that stand out from what is half way
 _DARKER = 0.25  # of the columns' contrast: how much darker a square lattice may be half way, in the mean of all pairs
-_OTHER_SIGN = 0.7  # of what is half way to neighbours that are all as far
-_ALIKE = 0.1  # spread of such distances; that of [110] is 0.15
+_BETWEEN_111_AND_110_A = 2.0  # columns are 1.665 A apart, all six neighbours as far, or 2.50 and 2.88 A
 _NEIGHBOURS = 1.25  # times the nearest distance: gold's [110] has its six within 1.16, its [100] four within 1.41
 
 
@@ -91,22 +91,26 @@ def gold_sign(
 ) -> bool:
     """The rule of gold: clearly of one sign, and of a lattice that is not its own negative or under focus, dark.
 
-    Columns of [110] and [111] have six neighbours: bright ones leave a honeycomb dark, dark ones do not. Those of [100]
-    and [211] have four or two, and the negative is the same lattice shifted: which of them it is, only the focus tells.
-    Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
+    Columns of [111] are a hexagonal lattice, all six neighbours as far: bright ones leave a honeycomb dark, dark ones
+    do not, and reflections of the other sign along one direction make the picture of the negative, shifted. That is
+    graphene's case, and has graphene's rule. The negative of all others is the same lattice shifted, of [110] too,
+    where the two dark places beside each bright column are 1.0 A apart and show as one: which it is, only the focus
+    tells. Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
     columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every one: along
     one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in
     the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its
-    negative. Where all six neighbours are as far, [111], reflections of the other sign along one direction make the
-    picture of the negative, shifted, as in graphene: there most of what is half way must be of the other sign than the
-    columns. Fewer than seven columns make no lattice that could be told.
+    negative. Fewer than seven columns make no lattice that could be told; without any there is nothing to be mistaken.
     """
-    detail = _detail(images[0], sampling_A)
     positions = positions_A[0]
+    if not len(positions):
+        return True
+    detail = _detail(images[0], sampling_A)
     pairs, neighbours = _lattice(positions)
     contrast = _at(detail, positions, sampling_A)
     sign = _sign(contrast)
-    told = sign < 0 or neighbours == 6
+    told = sign < 0
+    if neighbours == 6 and np.median(np.hypot(*np.diff(positions[pairs], axis=1)[:, 0].T)) < _BETWEEN_111_AND_110_A:
+        told = decidable(images[0], positions, sampling_A, first_order_A=GOLD_111_FIRST_ORDER_A)
     if not (neighbours and told and abs(sign) > _CLEARLY):
         return False
     side = math.copysign(1, sign)
@@ -115,8 +119,6 @@ def gold_sign(
     seen = np.isfinite(over)
     if neighbours == 4:
         return bool(-np.minimum(over[seen], 0).mean() < _DARKER * np.nanmean(np.abs(contrast)))
-    if neighbours == 6 and _as_far(positions, pairs) and (between[seen] < 0).mean() < _OTHER_SIGN:
-        return False
     return bool(_sign(over) > _CLEARLY and (over[seen] > 0).mean() > _PAIRS)
 
 
@@ -157,12 +159,6 @@ def _lattice(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
     return tree.query_pairs(reach_A, output_type="ndarray"), 6 if inner >= 5 else 4 if inner >= 3 else 2
 
 
-def _as_far(positions_A: NDArray[np.float64], pairs: NDArray[np.intp]) -> bool:
-    """Whether all neighbours are about as far: those of [111], not those of [110]."""
-    low, middle, high = np.quantile(np.hypot(*np.diff(positions_A[pairs], axis=1)[:, 0].T), (0.1, 0.5, 0.9))
-    return bool(high - low < _ALIKE * middle)
-
-
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
     """The image against what is around each place."""
     image = image - image.mean()  # what rounding leaves of an even image is no contrast
@@ -181,6 +177,7 @@ def decidable(
     sampling_A: float,
     least_cosine: float = LEAST_COSINE,
     least_in_a_window: float = LEAST_IN_A_WINDOW,
+    first_order_A: float = FIRST_ORDER_A,
 ) -> bool:
     """True where the image's own contrast has the sign the atoms really have, in the mean clearly, nowhere not.
 
@@ -192,7 +189,7 @@ def decidable(
         (y, x) of the true atoms in the image, from the corner of its first pixel.
     """
     truth = _impulses(positions_A, image.shape, sampling_A)
-    cosine, sign, weight = _invariant(image - image.mean(), truth, sampling_A)
+    cosine, sign, weight = _invariant(image - image.mean(), truth, sampling_A, first_order_A)
     if weight.sum() == 0:
         return False
     mean = float((weight * cosine).sum() / weight.sum())

@@ -171,7 +171,7 @@ class TestGold:
     def test_dark_columns_are_decidable(self, zone: str) -> None:
         assert self.decided(zone, -0.5) is True
 
-    @pytest.mark.parametrize(("zone", "told"), [("100", False), ("211", False), ("110", True), ("111", True)])
+    @pytest.mark.parametrize(("zone", "told"), [("100", False), ("211", False), ("110", False), ("111", True)])
     def test_bright_columns_are_where_the_lattice_is_not_its_own_negative(self, zone: str, told: bool) -> None:
         assert self.decided(zone, 1.0) is told
 
@@ -245,6 +245,10 @@ class TestGold:
         image = spots(positions, np.full(3, -0.5), 0.35)
         assert of_one_sign(image, positions)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
+
+    def test_of_no_columns_none_is_mistaken(self) -> None:
+        none = np.empty((0, 2))
+        assert gold_sign([spots(none, np.empty(0), 0.35)], [none], Sites.of_carbon(none), SAMPLING_A) is True
 
     @pytest.mark.parametrize("zone", STEPS)
     def test_neither_nothing_nor_a_mixture_is(self, zone: str) -> None:

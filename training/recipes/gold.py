@@ -29,7 +29,8 @@ def gold() -> Recipe:
     return Recipe(
         spec=spec,
         structures=GoldRanges(),
-        taught_structures=GoldRanges(zones=(0.35, 0.2, 0.35, 0.1)),  # [111] is the hardest
+        # [111] is the hardest; what lies far from a particle is never a column.
+        taught_structures=GoldRanges(zones=(0.35, 0.2, 0.35, 0.1), bare_chance=0.15),
         images=images,
         seed=1,
         specimens=700,
