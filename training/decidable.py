@@ -95,11 +95,11 @@ def gold_sign(
     do not, and reflections of the other sign along one direction make the picture of the negative, shifted. That is
     graphene's case, and has graphene's rule. The negative of all others is the same lattice shifted, of [110] too,
     where the two dark places beside each bright column are 1.0 A apart and show as one: which it is, only the focus
-    tells. Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is that of
-    columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every one: along
-    one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its columns in
-    the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is its
-    negative. Fewer than seven columns make no lattice that could be told; without any there is nothing to be mistaken.
+    tells. Dark columns must be darker than what is half way to a neighbour, bright ones brighter: else the picture is
+    that of columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every
+    one: along one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its
+    columns in the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is
+    its negative. Fewer than seven columns make no lattice that could be told; without any there is nothing to mistake.
     """
     positions = positions_A[0]
     if not len(positions):
