@@ -48,6 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     except AtomstreamError as error:
         print(f"atomstream-train: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(
+            "atomstream-train: expected room in memory, got none left: take a smaller specimen or fewer --workers, end "
+            "other programs; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("atomstream-train: stopped; the same command goes on from here", file=sys.stderr)
         return 130

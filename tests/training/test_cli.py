@@ -388,6 +388,19 @@ class TestMistakes:
         assert main(["simulate", "graphene", "--folder", str(tmp_path)]) == 130
         assert "the same command goes on from here" in capsys.readouterr().err
 
+    def test_no_memory_left_is_one_line(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def asked_too_much(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(specimen_set.SpecimenSet, "specimen", asked_too_much)
+        assert main(["simulate", "graphene", "--folder", str(tmp_path), "--count", "1", "--workers", "1"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "expected room in memory" in said
+        assert "the same command goes on" in said
+
 
 def test_the_card_has_a_row_of_f1_for_each_kind_of_specimen() -> None:
     doses = {"100000": {"frames": 12, "f1": 0.98765, "f1_standard_error": 0.01}}
