@@ -24,7 +24,9 @@ THREADS = 256  # of a block
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy
 # As CUDA and its libraries say it; an "illegal memory access" is something else.
-OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory.* could not be allocated|ALLOC(ATION)?_FAILED", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|memory.* could not be allocated|can't allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE
+)
 _NAME = re.compile(r'extern "C" __global__ void (\w+)\(|^CONVERT\((\w+),', re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine import AtomstreamError, ConfigError, Detector, ModelSpec, load_detector
+from engine.device import OUT_OF_MEMORY
 from engine.errors import writing
 from engine.shipped import find_spec
 from training import specimen_file, specimen_set
@@ -48,10 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     except AtomstreamError as error:
         print(f"atomstream-train: {error}", file=sys.stderr)
         return 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:  # torch and CUDA say it their own way
+        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+            raise
         print(
-            "atomstream-train: expected room in memory, got none left: take a smaller specimen or fewer --workers, end "
-            "other programs; the same command goes on from here",
+            "atomstream-train: expected room in memory, got none left: end other programs, take fewer --workers, a "
+            "smaller specimen or crop_px; the same command goes on from here",
             file=sys.stderr,
         )
         return 2
@@ -140,12 +143,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _write_down(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
-    """The specimen that was told of, for the commands that follow; what exit waves are there of is not changed."""
+    """The specimen that was told of, for the commands that follow; what exit waves are there of is not changed, nor the
+    dose that a fit learns from."""
     assert isinstance(recipe.structures, OwnRanges)
     specimen = OwnSpecimen(options.structure.name, options.voltage, recipe.images.dose_e_A2, recipe.structures)
     path = folder / "specimen.json"
     if path.exists() and any(not WaveStore(store, {}).empty for store in folder.glob("*.zarr")):
-        begun = replace(specimen_file.read_specimen(path), dose_e_A2=specimen.dose_e_A2)  # waves are of any dose
+        begun = specimen_file.read_specimen(path)
+        if not (folder / "fit" / "checkpoint.pt").exists():
+            begun = replace(begun, dose_e_A2=specimen.dose_e_A2)  # waves are of any dose
         if specimen_file.as_json(begun) != specimen_file.as_json(specimen):
             raise ConfigError(
                 f"Expected the specimen that {path} was begun with, got another: choose another name, or remove the "
@@ -297,10 +303,11 @@ def evaluate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
 
     begun = monotonic()
     model = find_spec(options.model) if options.model else folder / "export" / f"{recipe.spec.name}.json"
-    seed, frames = _held_out_seed(recipe, options), options.frames or recipe.held_out
+    seed = _held_out_seed(recipe, options)
     is_usual = _is_usual(recipe, seed)
     report = options.report or folder / ("report" if is_usual else f"report-{seed}")
     specimens = _read(recipe, folder, seed)
+    frames = options.frames or len(specimens)
     _check_model(model, recipe)
     make_folder(report)  # before the frames, that take minutes
     ModelSpec.read(model).write(model)  # figures go there
@@ -339,7 +346,7 @@ def _beside(
     from training.focus_ramp import DOSE_E_A2, ramps, summarise_ramps
 
     images, found = recipe.images, {}
-    dose = recipe.doses_e_A2[1]  # the second highest: noise is not what they are about
+    dose = recipe.doses_e_A2[:2][-1]  # the second highest, if there are two: noise is not what they are about
     if images.rule is graphene_sign:
         ramped = summarise_ramps(ramps(detector, specimens, images, seed, frames))
         found[f"{DOSE_E_A2:g} e/A^2, focus through zero contrast"] = ramped

@@ -142,6 +142,23 @@ def crystal_sign(
     return bool(stands_out) and abs(_sign(detail[y, x])) > _MOSTLY
 
 
+def element_sign(
+    images: Sequence[NDArray[np.float32]],
+    positions_A: Sequence[NDArray[np.float64]],
+    sites: Sites,
+    sampling_A: float,
+) -> bool:
+    """The rule of columns of one element, all there is in the crystal: that of any, and dark.
+
+    Bright they are the picture of the same crystal shifted, its columns dark. But for a honeycomb, whose columns have
+    three neighbours: its negative is another lattice.
+    """
+    if not crystal_sign(images, positions_A, sites, sampling_A):
+        return False
+    contrast = _at(_detail(images[0], sampling_A), positions_A[0], sampling_A)
+    return _sign(contrast) < 0 or bool(_neighbours(positions_A[0])[1].max(initial=0) == 3)
+
+
 def _sign(contrast: NDArray[np.float32]) -> float:
     """-1: all are dark, 1: all bright, 0: as much of one as of the other. NaN, out of view, does not count."""
     size = float(np.nansum(np.abs(contrast)))
@@ -152,11 +169,17 @@ def _lattice(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
     """Pairs (M, 2) of neighbours among (N, 2) positions, and how many an inner one has: 2, 4, 6; 0: too few to tell."""
     if len(positions_A) < 7:
         return np.empty((0, 2), np.intp), 0
+    pairs, each = _neighbours(positions_A)
+    inner = np.quantile(each, 0.75)
+    return pairs, 6 if inner >= 5 else 4 if inner >= 3 else 2
+
+
+def _neighbours(positions_A: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs (M, 2) that lie about as close as the closest, among (N, 2) positions, two at least; how many each has."""
     tree = cKDTree(positions_A)
     reach_A = _NEIGHBOURS * np.median(tree.query(positions_A, k=2)[0][:, 1])
     each = tree.query_ball_point(positions_A, reach_A, return_length=True) - 1
-    inner = np.quantile(each, 0.75)
-    return tree.query_pairs(reach_A, output_type="ndarray"), 6 if inner >= 5 else 4 if inner >= 3 else 2
+    return tree.query_pairs(reach_A, output_type="ndarray"), each
 
 
 def _detail(image: NDArray[np.float32], sampling_A: float) -> NDArray[np.float32]:
@@ -193,9 +216,10 @@ def decidable(
     if weight.sum() == 0:
         return False
     mean = float((weight * cosine).sum() / weight.sum())
-    true_sign = float((weight * sign).sum())
-    least = float((cosine * np.sign(mean))[weight > _COUNTS * weight.max()].min())
-    return abs(mean) >= least_cosine and mean * true_sign > 0 and least >= least_in_a_window
+    counts = weight > _COUNTS * weight.max()
+    told = np.sign(mean)
+    least = float((cosine * told)[counts].min())
+    return abs(mean) >= least_cosine and bool((sign * told)[counts].min() > 0) and least >= least_in_a_window
 
 
 def _impulses(

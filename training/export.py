@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Detector, ModelSpec, load_detector
+from engine import ConfigError, Detector, ModelSpec, load_detector
 from engine.contamination import contaminated
 from engine.errors import one_line, writing
 from engine.openvino import ov
@@ -84,7 +84,8 @@ def export(
 ) -> ModelSpec:
     """Write NAME.onnx, NAME.int8.xml and NAME.int8.bin for CPUs, NAME.int8.onnx for GPUs, and NAME.json.
 
-    Thresholds and sigma are set on frames drawn for that alone. What the folder held before stays until all is made.
+    Thresholds and sigma are set on frames drawn for that alone, of the specimens that were learned from. What the
+    folder held before stays until all is made.
     """
     with _whole(folder) as partial:
         progress("ONNX")
@@ -169,13 +170,19 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     """Thresholds of contamination and, the highest of the best mean F1, of the score; the chance that a score stands
     for; what log sigma lacks for errors over sigma to spread by 1."""
     path = folder / f"{spec.name}.json"
+    specimens = [one for one in specimens if len(one.positions_A)]  # a bare one has an F1 of 1 or of 0, nothing between
     with load_detector(path, precision="f32") as detector:
         spec = replace(spec, covered=covered_threshold(detector, recipe, specimens))
     replace(spec, threshold=float(_THRESHOLDS[0]), chance=AS_IT_IS).write(path)
     with load_detector(path, precision="f32") as detector:
-        doses = recipe.doses_e_A2[:-1]  # frames of the faintest say little
+        doses = recipe.doses_e_A2[:-1] or recipe.doses_e_A2  # frames of the faintest say little
         results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, doses)
     decidable = [r for r in results if r.decidable]
+    if not decidable:
+        raise ConfigError(
+            f"Expected frames whose contrast tells where the atoms are, got none in {_CALIBRATION_FRAMES} settings: "
+            "simulate a thinner specimen, another zone axis or fewer elements, under another name"
+        )
     tried = {t: [r.above(t) for r in decidable] for t in np.round(_THRESHOLDS, 3).tolist()}
     f1 = {t: _mean_f1(rows, spec) for t, rows in tried.items()}
     best = max(t for t in f1 if f1[t] >= max(f1.values()) - _AS_GOOD)

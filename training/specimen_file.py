@@ -231,7 +231,11 @@ def _read(path: Path, kind: str) -> Any:
 
     try:
         size = path.stat().st_size
+        if kind == "vasp" and size <= _MOST_BYTES:
+            _check_symbols(path)
         atoms = read(path, format=kind, do_not_split_by_at_sign=True) if size <= _MOST_BYTES else None
+    except FileError:
+        raise
     except Exception as error:  # ASE's readers raise whatever their parsing meets, OSError without a number too
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f"{path}: expected a structure file, got {error.strerror}: check the path") from None
@@ -240,6 +244,16 @@ def _read(path: Path, kind: str) -> Any:
     if atoms is None:
         raise FileError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}: cut a part out")
     return atoms
+
+
+def _check_symbols(path: Path) -> None:
+    """FileError of a POSCAR as VASP 4 wrote it, without symbols: ASE takes them from files beside it or the comment."""
+    words = "".join(path.read_text().splitlines()[5:6]).split()
+    if not (words and all(word[0].isalpha() for word in words)):
+        raise FileError(
+            f"{path}: expected symbols of elements in the sixth line, as of VASP 5, got {' '.join(words)[:80]!r}: add "
+            "that line"
+        )
 
 
 def _refuse_overlap(path: Path, atoms: Any, periodic: bool) -> None:

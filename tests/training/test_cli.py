@@ -6,10 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import distributed
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from engine import Frame, ModelSpec, load_detector
@@ -128,9 +130,15 @@ class TestEndToEnd:
         self, folder: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
-        seeds: list[int] = []
+        seeds, frames = [], []
         drawn = evaluation.evaluate
-        monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: (seeds.append(a[3]), drawn(*a, **k))[1])
+
+        def evaluated(*asked: Any, **more: Any) -> Any:
+            seeds.append(asked[3])
+            frames.append(asked[4])
+            return drawn(*asked, **more)
+
+        monkeypatch.setattr(evaluation, "evaluate", evaluated)
         fresh, model = tmp_path / "tiny", tmp_path / "model" / "tiny.json"
         shutil.copytree(folder / "export", model.parent)
         at = ["tiny", "--folder", str(fresh), "--held-out-seed", "2000"]
@@ -140,7 +148,8 @@ class TestEndToEnd:
         one, usual = (store["00000/positions_A"][...] for store in both)
         assert not np.array_equal(one, usual)
         assert main(["evaluate", *at, "--frames", "1", "--model", str(model)]) == 0
-        assert seeds == [2000]
+        assert main(["evaluate", *at, "--model", str(model)]) == 0
+        assert (seeds, frames) == ([2000, 2000], [1, 1])  # without --frames all that are there, not all of the recipe's
         assert (fresh / "report-2000" / "report.html").exists()
         before, after = (ModelSpec.read(path).measured for path in (folder / "export" / "tiny.json", model))
         (key,) = after.keys() - before.keys()
@@ -388,17 +397,23 @@ class TestMistakes:
         assert main(["simulate", "graphene", "--folder", str(tmp_path)]) == 130
         assert "the same command goes on from here" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("by", ["NumPy", "torch"])
     def test_no_memory_left_is_one_line(
-        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         def asked_too_much(*_: object) -> None:
-            raise MemoryError
+            np.empty(2**46) if by == "NumPy" else torch.empty(2**46)
 
         monkeypatch.setattr(specimen_set.SpecimenSet, "specimen", asked_too_much)
         assert main(["simulate", "graphene", "--folder", str(tmp_path), "--count", "1", "--workers", "1"]) == 2
         said = capsys.readouterr().err.splitlines()[-1]  # below the bar
         assert said.startswith("atomstream-train: expected room in memory")
         assert "the same command goes on" in said
+
+    def test_other_errors_of_torch_are_not_hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(specimen_set.SpecimenSet, "specimen", lambda *_: torch.ones(2) @ torch.ones(3))
+        with pytest.raises(RuntimeError, match="size"):
+            main(["simulate", "graphene", "--folder", str(tmp_path), "--count", "1", "--workers", "1"])
 
 
 def test_the_card_has_a_row_of_f1_for_each_kind_of_specimen() -> None:

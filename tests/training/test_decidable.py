@@ -10,6 +10,7 @@ from training.decidable import (
     _MOSTLY,
     FIRST_ORDER_A,
     LEAST_COSINE,
+    LEAST_IN_A_WINDOW,
     _at,
     _detail,
     _impulses,
@@ -17,6 +18,7 @@ from training.decidable import (
     _sign,
     crystal_sign,
     decidable,
+    element_sign,
     gold_sign,
     graphene_hint,
     graphene_sign,
@@ -92,6 +94,17 @@ def test_one_corner_that_says_the_opposite_is_enough_not_to_be() -> None:
     truth = _impulses(lattice.atoms_A, image.shape, SAMPLING_A)
     cosine, _, weight = _invariant(image - image.mean(), truth, SAMPLING_A)
     assert abs((cosine * weight).sum() / weight.sum()) > LEAST_COSINE
+    assert not lattice.decided(image)
+
+
+def test_nor_is_a_part_that_shows_the_lattice_of_the_other_sign(lattice: Lattice) -> None:
+    # Two reflections reversed: a clear picture of bright atoms again, elsewhere.
+    image, edge = lattice.image((1, 1, 1)), 7 * SIZE // 12
+    image[:, edge:] = lattice.image((1, -1, -1))[:, edge:]
+    truth = _impulses(lattice.atoms_A, image.shape, SAMPLING_A)
+    cosine, _, weight = _invariant(image - image.mean(), truth, SAMPLING_A)
+    assert (cosine * weight).sum() / weight.sum() > LEAST_COSINE
+    assert cosine.min() > LEAST_IN_A_WINDOW
     assert not lattice.decided(image)
 
 
@@ -286,6 +299,22 @@ class TestCrystal:
     def test_opposite_signs_are_not_decidable(self) -> None:
         assert self.decided(1.0, -1.0) == (False, False)
 
+    @pytest.mark.parametrize(("zone", "bright"), [("100", False), ("110", False), ("honeycomb", True)])
+    def test_of_one_element_bright_ones_are_where_the_negative_is_another_lattice(
+        self, zone: str, bright: bool
+    ) -> None:
+        if zone == "honeycomb":
+            positions = Lattice().atoms_A
+        else:
+            counts = np.stack(np.mgrid[-5:6, -5:6], axis=-1).reshape(-1, 2)
+            positions = counts @ np.array(STEPS[zone]) + SIZE * SAMPLING_A / 2
+        for brightness, told in ((1.0, bright), (-0.5, True)):
+            image = spots(positions, np.full(len(positions), brightness), 0.35)
+            asked = ([image], [positions], Sites.of_carbon(positions), SAMPLING_A)
+            assert crystal_sign(*asked) is True
+            assert element_sign(*asked) is told
+
     def test_without_columns_there_is_nothing_to_decide(self) -> None:
         none = Sites(np.empty((0, 2)), np.empty(0, np.uint8), (38,), np.empty((0, 1), np.uint8))
-        assert not crystal_sign([np.ones((SIZE, SIZE), np.float32)], [none.positions_A], none, SAMPLING_A)
+        for rule in (crystal_sign, element_sign):
+            assert not rule([np.ones((SIZE, SIZE), np.float32)], [none.positions_A], none, SAMPLING_A)

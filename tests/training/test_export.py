@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Atoms, FileError, Frame, ModelSpec, load_detector
+from engine import Atoms, ConfigError, FileError, Frame, ModelSpec, load_detector
 from engine.network import Maps, OpenVinoNetwork
 from engine.prepare import Prepared, prepare
 from engine.spec import file_sha256
@@ -275,6 +275,16 @@ class TestCalibration:
             (tmp_path / path.name).write_bytes(path.read_bytes())
         _, offset = module.calibrate(model.spec, spots, specimens, tmp_path)
         assert offset == 0.0
+
+
+def test_without_a_frame_that_tells_where_the_atoms_are_there_is_no_threshold(
+    model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path
+) -> None:
+    for path in model.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    nobody = replace(spots, images=replace(spots.images, rule=lambda *_: False))
+    with pytest.raises(ConfigError, match="got none in 3 settings: simulate a thinner specimen"):
+        module.calibrate(model.spec, nobody, specimens, tmp_path)
 
 
 class Suspects:

@@ -20,6 +20,7 @@ from tests.stream.test_serve import sending
 from training import cli
 from training.alone import alone
 from training.cli import main
+from training.decidable import crystal_sign, element_sign
 from training.recipes.own import own
 from training.recipes.recipe import Recipe, Round
 from training.specimen_file import OwnSpecimen
@@ -177,7 +178,7 @@ class TestSpecimen:
         [
             ([], (300.0, 1e5), (1e5, 3e4, 1e4, 3e3, 1e3, 300.0)),
             (["--dose", "50,2e3"], (50.0, 2e3), (1e3, 300.0, 100.0)),
-            (["--dose", "500,500"], (500.0, 500.0), (500.0, 500.0)),
+            (["--dose", "500,500"], (500.0, 500.0), (500.0,)),
         ],
     )
     def test_doses(
@@ -196,6 +197,12 @@ class TestSpecimen:
         assert main([*STO.split(), "--dose", "50,2e3"]) == 0
         assert main(["simulate", "sto"]) == 0
         assert stored[-1].images.dose_e_A2 == (50.0, 2e3)
+
+    def test_whether_bright_columns_can_be_told_hangs_on_the_elements(self, place: Path, stored: list[Recipe]) -> None:
+        main(STO.split())
+        (place / "gold.xyz").write_text("1\nLattice='4.078 0 0 0 4.078 0 0 0 4.078'\nAu 0 0 0\n".replace("'", '"'))
+        main(STO.replace("sto", "au").replace("SrTiO3.cif", "gold.xyz").split())
+        assert [recipe.images.rule for recipe in stored[::2]] == [crystal_sign, element_sign]
 
     def test_columns_that_lie_close_are_kept_apart(self, place: Path, stored: list[Recipe]) -> None:
         for zone in ("0,0,1", "1,1,2"):

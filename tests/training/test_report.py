@@ -71,7 +71,7 @@ class TestWriteReport:
     def test_it_shows_a_row_a_dose_the_figures_and_the_worst(self, folder: Path) -> None:
         tags = Tags((folder / "report.html").read_text())
         assert tags.count["tr"] == (1 + 2) + (1 + 1)  # and the one setting that is undecidable
-        assert tags.count["img"] == 3 + 3  # of the four frames one is undecidable
+        assert tags.count["img"] == 3 + 2  # the two frames of the higher dose
 
     def test_several_classes_are_held_against_each_other(self, results: list[Result], tmp_path: Path) -> None:
         write_report(results, "two", tmp_path, ("C", "N"))
@@ -152,7 +152,7 @@ class TestWriteReport:
 
 
 def test_the_worst_first_and_no_faint_or_undecidable_ones(results: list[Result]) -> None:
-    faint = replace(results[1], dose_e_A2=1e3)
+    faint = replace(results[1], dose_e_A2=1e3)  # the lowest of three
     rows = worst([*results, faint] * 5)
     assert len(rows) == 10
     assert [r.number for r in rows] == [1] * 5 + [0] * 5

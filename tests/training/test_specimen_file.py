@@ -38,6 +38,16 @@ def test_each_format_gives_the_crystal(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(np.sort(apart, axis=None), np.sort(crystal.get_all_distances(), axis=None), atol=2e-3)
 
 
+def test_a_file_of_vasp_4_does_not_take_its_elements_from_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "POSCAR", bulk("ZnO", "wurtzite", a=3.25, c=5.2), format="vasp", sort=True)
+    lines = (tmp_path / "POSCAR").read_text().splitlines()
+    assert lines[5].split() == ["O", "Zn"]
+    (tmp_path / "POSCAR").write_text("\n".join(["Ag2 Au2", *lines[1:5], *lines[6:]]))
+    (tmp_path / "POTCAR").write_text(" TITEL  = PAW Pb\n TITEL  = PAW Pb\n")
+    with pytest.raises(FileError, match="expected symbols of elements in the sixth line, as of VASP 5, got '2 2'"):
+        read_structure(tmp_path / "POSCAR", crystal=True)
+
+
 @pytest.mark.parametrize("ending", sorted(MOLECULES))
 def test_a_molecule_has_no_cell(tmp_path: Path, ending: str) -> None:
     Atoms("AuO", [(0, 0, 0), (0, 0, 2.5)]).write(tmp_path / f"two{ending}", format="mol")

@@ -18,7 +18,7 @@ def gold() -> Recipe:
     images = replace(
         COLUMNS,
         voltage_kV=300.0,
-        defocus_A=(40.0, 200.0),  # to one side: of [100] and [211] only the focus tells the sign
+        defocus_A=(40.0, 200.0),  # to one side: but for [111] only the focus tells the sign
         Cs_A=(-3e5, 0.0),
         dose_e_A2=(50.0, 2e4),
         sampling_A=(0.05, 0.5),  # columns of [211] lie 1.44 A apart

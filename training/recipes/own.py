@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from training.decidable import crystal_sign, element_sign
 from training.pairs import Pair
 from training.ranges import COLUMNS
 from training.recipes.recipe import Recipe, family_spec
@@ -27,6 +30,7 @@ def own(name: str, specimen: OwnSpecimen) -> Recipe:
         defocus_A=(-focus_A, focus_A),
         dose_e_A2=specimen.dose_e_A2,
         contamination_chance=0.2,
+        rule=element_sign if len(np.unique(specimen.ranges.numbers)) == 1 else crystal_sign,
     )
     spec = family_spec(
         name,
@@ -56,8 +60,8 @@ def _calm(dose_e_A2: Pair) -> Pair:
 
 
 def _reported(dose_e_A2: Pair) -> tuple[float, ...]:
-    """1 and 3 of each power of ten, from the highest that was taught to the lowest; of a narrow range its ends."""
+    """1 and 3 of each power of ten, from the highest that was taught to the lowest; of a narrow range the ends."""
     low, high = dose_e_A2
     steps = [step * 10.0**power for power in range(7, -1, -1) for step in (3, 1)]
     inside = tuple(step for step in steps if low <= step <= high)
-    return inside if len(inside) > 1 else (high, low)
+    return inside if len(inside) > 1 else (high, low)[: 1 + (low < high)]
