@@ -33,9 +33,10 @@ from training.structures.own import OwnRanges
 from training.wave_store import WaveStore
 from training.workers import Workers
 
-# Added to the recipe's seed: held-out specimens and their frames share nothing with training, nor with the export, that
-# draws from the seeds between. Beyond are those of fresh sets, to be scored once when all else is settled.
-HELD_OUT_SEED = 1000
+# Added to the recipe's seed: what thresholds are set on shares nothing with training, and held-out specimens and their
+# frames nothing with either. Beyond are those of fresh sets, to be scored once when all else is settled.
+_CALIBRATION_SEED, HELD_OUT_SEED = 500, 1000
+_CALIBRATION = 60  # specimens, at most
 
 _BESIDE = 50  # frames, at most, of what is measured beside F1 against dose
 
@@ -110,12 +111,10 @@ def simulate(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     if options.playback:
         playback.write_playback(options.playback, recipe)
         return
-    counts = {
-        recipe.seed: options.count or recipe.specimens,
-        _held_out_seed(recipe, options): options.held_out or recipe.held_out,
-    }
-    if options.held_out_seed is not None and not options.count:  # a fresh set for a network that is there already
-        del counts[recipe.seed]
+    count, held_out = options.count or recipe.specimens, options.held_out or recipe.held_out
+    counts = {_held_out_seed(recipe, options): held_out}
+    if options.held_out_seed is None or options.count:  # else a fresh set for a network that is there already
+        counts = {recipe.seed: count, recipe.seed + _CALIBRATION_SEED: min(count, _CALIBRATION)} | counts
     with Workers(options.scheduler, options.workers) as workers, _alone(recipe, folder):
         if options.structure is not None:
             _write_down(recipe, folder, options)
@@ -193,8 +192,9 @@ def _is_usual(recipe: Recipe, seed: int) -> bool:
 
 
 def _specimens(recipe: Recipe, folder: Path, seed: int) -> tuple[SpecimenSet, Path]:
-    """Those of a seed, the recipe's own to train on and others to evaluate on, and where they are stored."""
-    name = "waves" if seed == recipe.seed else "held_out" if _is_usual(recipe, seed) else f"held_out-{seed}"
+    """Those of a seed, the recipe's own to train on and others to calibrate or to evaluate on, and where they are."""
+    names = {0: "waves", _CALIBRATION_SEED: "calibration", HELD_OUT_SEED: "held_out"}
+    name = names.get(seed - recipe.seed, f"held_out-{seed}")
     return SpecimenSet.of(recipe, seed), folder / f"{name}.zarr"
 
 
@@ -276,9 +276,10 @@ def export(recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
     notes = "; ".join(note for note in (recipe.spec.notes, describe_fit(checkpoint, recipe.all_steps)) if note)
     recipe = replace(recipe, spec=replace(recipe.spec, notes=notes, data=data))
     output = options.output or folder / "export"
-    spec = run(network, recipe, _read(recipe, folder, recipe.seed), output, tell)
+    specimens, unseen = (_read(recipe, folder, recipe.seed + more) for more in (0, _CALIBRATION_SEED))
+    spec = run(network, recipe, specimens, unseen, output, tell)
     path = output / f"{spec.name}.json"
-    seeds = (recipe.seed, recipe.seed + HELD_OUT_SEED)
+    seeds = (recipe.seed, recipe.seed + _CALIBRATION_SEED, recipe.seed + HELD_OUT_SEED)
     simulated_s = sum(specimen_set.seconds_taken(*_specimens(recipe, folder, seed)) for seed in seeds)
     taken_s = {"simulate": simulated_s, "fit": seconds_taken(checkpoint), "export": monotonic() - begun}
     replace(spec, wall_time_min={name: _minutes(seconds) for name, seconds in taken_s.items() if seconds}).write(path)

@@ -99,12 +99,10 @@ def gold_sign(
     that of columns half a step further. So of all pairs together, weighted with their contrast, and of nearly every
     one: along one direction, or in one part of a particle, it may be the other way. Of [100], whose negative has its
     columns in the middle of four, it may be as dark half way, but not much darker: then along one axis the lattice is
-    its negative. Fewer than seven columns make no lattice that could be told; without any there is nothing to mistake.
+    its negative. Fewer than seven columns make no lattice that could be told.
     """
-    positions = positions_A[0]
-    if not len(positions):
-        return True
     detail = _detail(images[0], sampling_A)
+    positions = positions_A[0]
     pairs, neighbours = _lattice(positions)
     contrast = _at(detail, positions, sampling_A)
     sign = _sign(contrast)

@@ -79,19 +79,20 @@ def export(
     network: nn.Module,
     recipe: Recipe,
     specimens: list[Specimen],
+    unseen: list[Specimen],
     folder: Path,
     progress: Callable[[str], None] = lambda said: None,
 ) -> ModelSpec:
     """Write NAME.onnx, NAME.int8.xml and NAME.int8.bin for CPUs, NAME.int8.onnx for GPUs, and NAME.json.
 
-    Thresholds and sigma are set on frames drawn for that alone, of the specimens that were learned from. What the
-    folder held before stays until all is made.
+    Thresholds and sigma are set on `unseen` specimens: of those that it learned from a network is too sure. What INT8
+    needs to know of activations is measured on the latter. What the folder held before stays until all is made.
     """
     with _whole(folder) as partial:
         progress("ONNX")
         spec = write_network(network, recipe.spec, partial)
         progress("threshold and sigma")
-        spec, offset = calibrate(spec, recipe, specimens, partial)
+        spec, offset = calibrate(spec, recipe, unseen, partial)
         spec = write_network(network, spec, partial, offset)
         progress("INT8")
         inputs = calibration_inputs(recipe, specimens)
@@ -170,7 +171,6 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
     """Thresholds of contamination and, the highest of the best mean F1, of the score; the chance that a score stands
     for; what log sigma lacks for errors over sigma to spread by 1."""
     path = folder / f"{spec.name}.json"
-    specimens = [one for one in specimens if len(one.positions_A)]  # a bare one has an F1 of 1 or of 0, nothing between
     with load_detector(path, precision="f32") as detector:
         spec = replace(spec, covered=covered_threshold(detector, recipe, specimens))
     replace(spec, threshold=float(_THRESHOLDS[0]), chance=AS_IT_IS).write(path)

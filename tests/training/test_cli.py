@@ -65,10 +65,12 @@ def tiny_without_waves(tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 class TestEndToEnd:
     def test_exit_waves_for_training_and_for_evaluation(self, folder: Path) -> None:
-        one, two = (zarr.open_group(folder / f"{name}.zarr", mode="r") for name in ("waves", "held_out"))
-        assert [sorted(group.group_keys()) for group in (one, two)] == [["00000", "00001"], ["00000"]]
-        assert one["00000/wave"].shape == (160, 160)
-        assert not np.array_equal(one["00000/positions_A"][...], two["00000/positions_A"][...])
+        names = ("waves", "calibration", "held_out")
+        groups = [zarr.open_group(folder / f"{name}.zarr", mode="r") for name in names]
+        assert [sorted(group.group_keys()) for group in groups] == [["00000", "00001"], ["00000", "00001"], ["00000"]]
+        assert groups[0]["00000/wave"].shape == (160, 160)
+        one, two, three = (group["00000/positions_A"][...] for group in groups)
+        assert not any(np.array_equal(*pair) for pair in ((one, two), (two, three), (one, three)))
 
     def test_what_is_taught_may_be_drawn_from_other_ranges_than_what_is_scored(
         self, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch

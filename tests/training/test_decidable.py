@@ -259,10 +259,6 @@ class TestGold:
         assert of_one_sign(image, positions)
         assert gold_sign([image], [positions], Sites.of_carbon(positions), SAMPLING_A) is False
 
-    def test_of_no_columns_none_is_mistaken(self) -> None:
-        none = np.empty((0, 2))
-        assert gold_sign([spots(none, np.empty(0), 0.35)], [none], Sites.of_carbon(none), SAMPLING_A) is True
-
     @pytest.mark.parametrize("zone", STEPS)
     def test_neither_nothing_nor_a_mixture_is(self, zone: str) -> None:
         assert self.decided(zone, 0.0) is False

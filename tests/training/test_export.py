@@ -56,7 +56,7 @@ def model(
     few_frames: None, spots: Recipe, specimens: list[Specimen], tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
     folder, said = tmp_path_factory.mktemp("run") / "export", []
-    spec = export(Spots(), spots, specimens, folder, said.append)
+    spec = export(Spots(), spots, specimens, specimens, folder, said.append)
     return Model(folder, spec, said)
 
 
@@ -178,7 +178,7 @@ class TestInterrupted:
         monkeypatch.setattr(module, "quantise", lambda *_: None)  # takes seconds
         monkeypatch.setattr(module, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            export(Spots(), replace(spots, seed=2), specimens, tmp_path)
+            export(Spots(), replace(spots, seed=2), specimens, specimens, tmp_path)
         assert contents(tmp_path) == earlier
 
     def test_a_full_disk_is_one_line(
@@ -195,7 +195,7 @@ class TestInterrupted:
 
         monkeypatch.setattr(module, "write_network", on_a_full_disk)
         with pytest.raises(FileError, match="expected room for a model, got No space left on device: free some, or"):
-            export(Spots(), spots, specimens, tmp_path)
+            export(Spots(), spots, specimens, specimens, tmp_path)
         assert contents(tmp_path) == earlier
 
     def test_openvino_s_full_disk_is_an_os_error(self, model: Model, tmp_path: Path) -> None:

@@ -85,28 +85,6 @@ def test_a_support_touches_and_does_not_overlap(edge_on: float, supports: tuple[
     assert structure.sites.content.sum() == len(gold)
 
 
-@pytest.mark.parametrize(
-    ("supports", "label", "element"), [((1.0, 0.0, 0.0), "bare carbon", 6), ((0.0, 1.0, 0.0), "bare CeO2", 58)]
-)
-def test_a_bare_support_fills_the_cell_and_holds_nothing_to_be_found(
-    supports: tuple[float, ...], label: str, element: int
-) -> None:
-    structure = drawn(replace(STILL, supports=supports, bare_chance=1.0))
-    assert structure.label == label
-    assert element in structure.numbers
-    assert 79 not in structure.numbers
-    assert len(structure.sites.positions_A) == len(structure.sites.content) == 0
-    assert (np.ptp(structure.atoms_A[:, 1:], axis=0) > 0.95 * structure.cell_A).all()
-    assert 15 <= np.ptp(structure.atoms_A[:, 0]) + 3 <= 43
-
-
-def test_some_supports_are_bare_where_that_is_asked_for() -> None:
-    some = replace(STILL, bare_chance=0.3)
-    labels = [drawn(some, seed).label for seed in range(40)]
-    assert 4 <= sum(label.startswith("bare") for label in labels) <= 20
-    assert not drawn(STILL).label.startswith("bare")
-
-
 def test_supports_have_their_density() -> None:
     rng = np.random.default_rng(0)
     _, numbers = ceria(40.0, 20.0, rng)

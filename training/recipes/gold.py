@@ -29,8 +29,7 @@ def gold() -> Recipe:
     return Recipe(
         spec=spec,
         structures=GoldRanges(),
-        # [111] is the hardest; what lies far from a particle is never a column.
-        taught_structures=GoldRanges(zones=(0.35, 0.2, 0.35, 0.1), bare_chance=0.15),
+        taught_structures=GoldRanges(zones=(0.35, 0.2, 0.35, 0.1)),  # [111] is the hardest
         images=images,
         seed=1,
         specimens=700,

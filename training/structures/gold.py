@@ -12,8 +12,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from training.pairs import Pair, check_pairs
-from training.structures.structure import Points, Sites, Structure
-from training.structures.support import carbon, ceria, support
+from training.structures.structure import Points, Structure
+from training.structures.support import support
 from training.structures.zone_axis import along, column_sites, columns, tilt, turn
 
 LATTICE_A = 4.078
@@ -36,15 +36,12 @@ class GoldRanges:
     step_chance: float = 0.5  # of an outermost layer that is half gone
     adatoms: float = 3.0  # mean of a Poisson draw
     disorder_A: Pair = (0.04, 0.1)  # sigma of thermal displacements
-    bare_chance: float = 0.0  # of a support that nothing lies on
 
     def __post_init__(self) -> None:
         check_pairs(self)
 
     def draw(self, rng: np.random.Generator) -> Structure:
-        """One particle on its support, or a support alone."""
-        if self.bare_chance and rng.random() < self.bare_chance:
-            return bare(self, rng)
+        """One particle on its support."""
         return particle(self, rng)
 
 
@@ -68,15 +65,6 @@ def particle(ranges: GoldRanges, rng: np.random.Generator) -> Structure:
     sites = column_sites(gold, numbers, column, (79,))
     numbers = np.concatenate([numbers, under_numbers])
     return Structure(atoms, numbers, ranges.cell_A, sites, f"[{''.join(map(str, zone))}] on {kind}")
-
-
-def bare(ranges: GoldRanges, rng: np.random.Generator) -> Structure:
-    """A support alone, over the whole cell: nothing is to be found, however much it looks like it."""
-    carbon_chance, ceria_chance, _ = ranges.supports
-    is_carbon = rng.random() * (carbon_chance + ceria_chance) < carbon_chance
-    atoms, numbers = (carbon if is_carbon else ceria)(ranges.cell_A, rng.uniform(*ranges.thickness_A), rng)
-    none = Sites(np.empty((0, 2)), np.empty(0, np.uint8), (79,), np.empty((0, 1), np.uint8), np.empty(0, np.float32))
-    return Structure(atoms, numbers, ranges.cell_A, none, f"bare {'carbon' if is_carbon else 'CeO2'}")
 
 
 def _crystal(zone: tuple[int, int, int], radius_A: float, rng: np.random.Generator) -> Points:
