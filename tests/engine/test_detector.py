@@ -43,8 +43,8 @@ class TestDetect:
         np.testing.assert_allclose(atoms.sigma_pm, 2, rtol=1e-5)
         assert not (atoms.flags & EDGE).any()
 
-    # In a small frame the level follows the few bright blobs there are, by up to a picometre; by more where one is within
-    # a cell of its grid, 1.5 A, of a corner: none comes there.
+    # In a small frame the level follows the few bright blobs there are, by up to a picometre; by more where one is
+    # within a cell of its grid, 1.5 A, of a corner: none comes there.
     @pytest.mark.parametrize(("size", "apart", "within_px"), [(96, 18, 0.05), (160, 30, 0.02)])
     @given(down=st.integers(-5, 5), right=st.integers(-5, 5))
     def test_shift_the_image_and_the_atoms_shift(self, tiny, draw_frame, size, apart, within_px, down, right):
