@@ -16,7 +16,7 @@ from training.structures.graphene import SheetRanges
 def graphene() -> Recipe:
     """The recipe of the model `graphene`."""
     images = ImageRanges()
-    spec = family_spec("graphene", images, ("C",), level_A=10.0, bonds=(3, 1.8))
+    spec = family_spec("graphene", images, ("C",), bonds=(3, 1.8))
     return Recipe(
         spec=spec,
         structures=SheetRanges(),
