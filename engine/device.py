@@ -23,7 +23,7 @@ KINDS = 2  # of frames that a device keeps ready unless told: two cameras, or on
 THREADS = 256  # of a block
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--fmad=false", "-std=c++17")  # no fused multiply-add: decisions must be those of NumPy
-# As CUDA and its libraries say it; an "illegal memory access" is something else.
+# As CUDA and its libraries say it, and torch of a CPU's; an "illegal memory access" is something else.
 OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|memory.* could not be allocated|can't allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE
 )

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine import ConfigError
 from engine.prepare import prepare
+from training.decidable import none_told
 from training.exit_waves import Specimen
 from training.imaging import Shot, shoot
 from training.ranges import ImageRanges
@@ -44,10 +44,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         """ConfigError where of many settings none is decidable: drawing samples would not come to an end."""
         rng = np.random.default_rng(self.recipe.seed)
         if not any(self._shot(self.recipe.images, rng) for _ in range(_CHECKED)):
-            raise ConfigError(
-                f"Expected frames whose contrast tells where the atoms are, got none in {_CHECKED * _TRIES} settings: "
-                "simulate a thinner specimen, another zone axis or fewer elements, under another name"
-            )
+            raise none_told(_CHECKED * _TRIES)
 
     def _shots(self, images: ImageRanges, rng: np.random.Generator) -> list[Shot]:
         while True:

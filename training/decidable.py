@@ -17,6 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from engine import ConfigError
 from training.pixels import nearest, value_at
 from training.scattering import strengths
 from training.structures.structure import Sites
@@ -106,10 +107,14 @@ def gold_sign(
     pairs, neighbours = _lattice(positions)
     contrast = _at(detail, positions, sampling_A)
     sign = _sign(contrast)
-    told = sign < 0
-    if neighbours == 6 and np.median(np.hypot(*np.diff(positions[pairs], axis=1)[:, 0].T)) < _BETWEEN_111_AND_110_A:
+    if not (neighbours and abs(sign) > _CLEARLY):
+        return False
+    apart_A = np.hypot(*(positions[pairs[:, 0]] - positions[pairs[:, 1]]).T)
+    if neighbours == 6 and np.median(apart_A) < _BETWEEN_111_AND_110_A:
         told = decidable(images[0], positions, sampling_A, first_order_A=GOLD_111_FIRST_ORDER_A)
-    if not (neighbours and told and abs(sign) > _CLEARLY):
+    else:
+        told = sign < 0
+    if not told:
         return False
     side = math.copysign(1, sign)
     between = side * _at(detail, positions[pairs].mean(axis=1), sampling_A)
@@ -131,13 +136,7 @@ def crystal_sign(
     Thick and thin columns may differ, so of one sign are most of them, weighted with their contrast to what is around.
     Where only what lies between these shows, the picture is that of the same crystal shifted, its contrast reversed.
     """
-    detail = _detail(images[0], sampling_A)
-    size = 2 * int(_NEAR_A / sampling_A) + 1
-    strongest = cv2.dilate(np.abs(detail), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
-    at, inside = nearest(positions_A[0] / sampling_A - 0.5, detail.shape)
-    weight, (y, x) = strengths(sites)[inside], at.T
-    stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
-    return bool(stands_out) and abs(_sign(detail[y, x])) > _MOSTLY
+    return _shown(images[0], positions_A[0], sites, sampling_A) != 0
 
 
 def element_sign(
@@ -151,10 +150,28 @@ def element_sign(
     Bright they are the picture of the same crystal shifted, its columns dark. But for a honeycomb, whose columns have
     three neighbours: its negative is another lattice.
     """
-    if not crystal_sign(images, positions_A, sites, sampling_A):
-        return False
-    contrast = _at(_detail(images[0], sampling_A), positions_A[0], sampling_A)
-    return _sign(contrast) < 0 or bool(_neighbours(positions_A[0])[1].max(initial=0) == 3)
+    shown = _shown(images[0], positions_A[0], sites, sampling_A)
+    return shown < 0 or (shown > 0 and bool(_neighbours(positions_A[0])[1].max() == 3))
+
+
+def _shown(image: NDArray[np.float32], positions_A: NDArray[np.float64], sites: Sites, sampling_A: float) -> int:
+    """The sign of most columns of a crystal, -1 or 1, where those that scatter strongly stand out; else 0."""
+    detail = _detail(image, sampling_A)
+    size = 2 * int(_NEAR_A / sampling_A) + 1
+    strongest = cv2.dilate(np.abs(detail), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    at, inside = nearest(positions_A / sampling_A - 0.5, detail.shape)
+    weight, (y, x) = strengths(sites)[inside], at.T
+    stands_out = abs((weight * detail[y, x]).sum()) > _STANDS_OUT * (weight * strongest[y, x]).sum()
+    sign = _sign(detail[y, x])
+    return int(math.copysign(1, sign)) if stands_out and abs(sign) > _MOSTLY else 0
+
+
+def none_told(settings: int) -> ConfigError:
+    """Of so many settings none is decidable."""
+    return ConfigError(
+        f"Expected frames whose contrast tells where the atoms are, got none in {settings} settings: simulate a "
+        "thinner specimen, another zone axis or fewer elements, under another name"
+    )
 
 
 def _sign(contrast: NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import ConfigError, Detector, ModelSpec, load_detector
+from engine import Detector, ModelSpec, load_detector
 from engine.contamination import contaminated
 from engine.errors import one_line, writing
 from engine.openvino import ov
@@ -24,6 +24,7 @@ from engine.prepare import prepare
 from engine.refine import around, around_cells
 from engine.spec import AS_IT_IS, file_sha256
 from training.covered import clear_of_any
+from training.decidable import none_told
 from training.evaluate import FIELD_A, Result, class_f1, evaluate, scores_of, sigma_ratio
 from training.exit_waves import Specimen
 from training.imaging import shoot
@@ -179,10 +180,7 @@ def calibrate(spec: ModelSpec, recipe: Recipe, specimens: list[Specimen], folder
         results = evaluate(detector, specimens, recipe.images, recipe.seed + 1, _CALIBRATION_FRAMES, doses)
     decidable = [r for r in results if r.decidable]
     if not decidable:
-        raise ConfigError(
-            f"Expected frames whose contrast tells where the atoms are, got none in {_CALIBRATION_FRAMES} settings: "
-            "simulate a thinner specimen, another zone axis or fewer elements, under another name"
-        )
+        raise none_told(_CALIBRATION_FRAMES)
     tried = {t: [r.above(t) for r in decidable] for t in np.round(_THRESHOLDS, 3).tolist()}
     f1 = {t: _mean_f1(rows, spec) for t, rows in tried.items()}
     best = max(t for t in f1 if f1[t] >= max(f1.values()) - _AS_GOOD)

@@ -231,9 +231,11 @@ def _read(path: Path, kind: str) -> Any:
 
     try:
         size = path.stat().st_size
-        if kind == "vasp" and size <= _MOST_BYTES:
+        if size > _MOST_BYTES:
+            raise FileError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}: cut a part out")
+        if kind == "vasp":
             _check_symbols(path)
-        atoms = read(path, format=kind, do_not_split_by_at_sign=True) if size <= _MOST_BYTES else None
+        return read(path, format=kind, do_not_split_by_at_sign=True)
     except FileError:
         raise
     except Exception as error:  # ASE's readers raise whatever their parsing meets, OSError without a number too
@@ -241,9 +243,6 @@ def _read(path: Path, kind: str) -> Any:
             raise FileError(f"{path}: expected a structure file, got {error.strerror}: check the path") from None
         said = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise FileError(f"{path}: expected a structure as {kind}, got {said}: mend the file or convert it") from None
-    if atoms is None:
-        raise FileError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}: cut a part out")
-    return atoms
 
 
 def _check_symbols(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def copied(model: Model, folder: Path) -> Path:
+    """The folder, with the model's files, that a calibration writes into."""
+    return shutil.copytree(model.folder, folder, dirs_exist_ok=True)
+
+
 class TestCalibration:
     def test_the_threshold_is_the_highest_of_the_best(
         self, model: Model, specimens: list[Specimen], spots: Recipe
@@ -271,20 +277,15 @@ class TestCalibration:
         self, model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(evaluation, "GOOD_F1", 1.1)  # no frame is good enough to tell
-        for path in model.folder.iterdir():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-        _, offset = module.calibrate(model.spec, spots, specimens, tmp_path)
+        _, offset = module.calibrate(model.spec, spots, specimens, copied(model, tmp_path))
         assert offset == 0.0
 
-
-def test_without_a_frame_that_tells_where_the_atoms_are_there_is_no_threshold(
-    model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path
-) -> None:
-    for path in model.folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    nobody = replace(spots, images=replace(spots.images, rule=lambda *_: False))
-    with pytest.raises(ConfigError, match="got none in 3 settings: simulate a thinner specimen"):
-        module.calibrate(model.spec, nobody, specimens, tmp_path)
+    def test_without_a_frame_that_tells_where_the_atoms_are_there_is_no_threshold(
+        self, model: Model, specimens: list[Specimen], spots: Recipe, tmp_path: Path
+    ) -> None:
+        nobody = replace(spots, images=replace(spots.images, rule=lambda *_: False))
+        with pytest.raises(ConfigError, match="got none in 3 settings: simulate a thinner specimen"):
+            module.calibrate(model.spec, nobody, specimens, copied(model, tmp_path))
 
 
 class Suspects:

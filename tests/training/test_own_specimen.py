@@ -200,7 +200,7 @@ class TestSpecimen:
 
     def test_whether_bright_columns_can_be_told_hangs_on_the_elements(self, place: Path, stored: list[Recipe]) -> None:
         main(STO.split())
-        (place / "gold.xyz").write_text("1\nLattice='4.078 0 0 0 4.078 0 0 0 4.078'\nAu 0 0 0\n".replace("'", '"'))
+        (place / "gold.xyz").write_text('1\nLattice="4.078 0 0 0 4.078 0 0 0 4.078"\nAu 0 0 0\n')
         main(STO.replace("sto", "au").replace("SrTiO3.cif", "gold.xyz").split())
         assert [recipe.images.rule for recipe in stored[::3]] == [crystal_sign, element_sign]
 
